@@ -1,0 +1,1 @@
+"""zsem: images as codes that people can read, edit and decode, with diffusion models."""

@@ -1,0 +1,90 @@
+"""Images in and pictures out, as commands need them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from zsem.cli.command import progress
+from zsem.values.errors import ZsemError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zsem.data.images import ImageSet
+    from zsem.models.autoencoder import DiffusionAutoencoder
+
+Choice = Literal["all", "train", "val", "test"]
+"""A split of the images, or all of them."""
+SHOWN = 8
+"""How many images a picture shows at most."""
+SHOWN_PIXELS = 64
+"""Smaller images are enlarged by a whole number to about this side."""
+
+
+def open_images(
+    source: str, model: DiffusionAutoencoder, *, split: Choice = "all", limit: int | None = None
+) -> ImageSet:
+    """Images as `model` takes them; what is odd about them is said on stderr."""
+    from zsem.data.images import load_images
+
+    channels = model.config.image_channels
+    if channels not in (1, 3):
+        raise ZsemError(f"the model takes images of {channels} channels, which no image file has: use it from Python")
+    with progress("reading") as done:
+        images = load_images(
+            source,
+            size=model.config.image_size,
+            channels=channels,
+            limit=limit,
+            split=None if split == "all" else split,
+            progress=done,
+        )
+    for note in images.notes:
+        print(f"zsem: note: {note}", file=sys.stderr)
+    return images
+
+
+def png_names(paths: Sequence[str], number: int) -> list[str]:
+    """Names of PNG files for `number` images: the relative paths they come from, or their positions without those.
+
+    Never absolute, never upwards, never twice the same, so that paths from a foreign file of codes do no harm.
+    """
+    if not paths:
+        return [f"{i:06d}.png" for i in range(number)]
+    names: list[str] = []
+    taken: set[str] = set()
+    for path in paths:
+        pure = PurePosixPath(path.replace("\\", "/"))
+        parts = [part for part in pure.parts if part not in {"..", "/"} and not part.endswith(":")]
+        safe = PurePosixPath(*parts or ["image"])
+        name, twin = str(safe.with_suffix(".png")), 1
+        while name.casefold() in taken:
+            twin += 1
+            name = str(safe.with_name(f"{safe.stem}-{twin}.png"))
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def save_images(folder: Path, names: Sequence[str], images: Tensor) -> None:
+    """Write images [n, c, h, w] in [-1, 1] as PNG files below `folder`."""
+    from zsem.data.pixels import save_png, to_uint8
+
+    for name, image in zip(names, to_uint8(images), strict=True):
+        save_png(image, folder / name)
+
+
+def save_picture(path: Path, rows: Sequence[Tensor], captions: Sequence[str] | None = None) -> None:
+    """Write rows of uint8 images [n, c, h, w] as one picture."""
+    from zsem.data.pixels import grid, save_png
+
+    save_png(grid(*rows, captions=captions, scale=max(1, SHOWN_PIXELS // rows[0].shape[-1])), path)
+
+
+def chunks(number: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most `size` that cover 0 .. number."""
+    for start in range(0, number, size):
+        yield slice(start, min(start + size, number))

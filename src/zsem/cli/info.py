@@ -1,0 +1,57 @@
+"""`zsem info`: what a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from zsem.cli.command import Command, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info(Command):
+    """Show a model's configuration, size, training, statistics of its codes, and files."""
+
+    model: Annotated[Positional[str], arg(metavar="RUN")]
+    """folder of a trained model, or its name on the Hugging Face hub"""
+
+    def run(self) -> Report:
+        from zsem import api
+
+        model = api.load(self.model, device="cpu")
+        folder = Path(self.model)
+        figures = {
+            "kind": model.kind,
+            "stamp": model.stamp,
+            "parameters": {
+                name: sum(p.numel() for p in network.parameters()) for name, network in model.named_children()
+            },
+            "history": model.history,
+            "z": {
+                "dim": len(model.z_mean),
+                "mean_norm": model.z_mean.norm().item(),
+                "std_min": model.z_std.min().item(),
+                "std_max": model.z_std.max().item(),
+            },
+            "config": asdict(model.config),
+            "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*")) if path.is_file()},
+        }
+        rows = [{self.model: name, "": text} for name, text in flat(figures)]
+        return Report(figures=figures, rows=rows)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as dotted names with texts."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, f"{value:.6g}"
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield prefix + name, f"{value:,}"
+        else:
+            yield prefix + name, str(value)

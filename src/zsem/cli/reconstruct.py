@@ -1,0 +1,164 @@
+"""`zsem reconstruct`: how well images survive encoding and decoding."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from zsem.cli.command import Command, Report, finite, progress
+from zsem.cli.images import SHOWN, Choice, chunks, open_images, png_names, save_images, save_picture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zsem.data.images import ImageSet
+    from zsem.models.autoencoder import DiffusionAutoencoder
+
+CHUNK = 64
+"""Images between two rounds of writing files, to bound the memory."""
+COMPARED = ("ddim", 100)
+"""What DiffAE reports: DDIM inversion with 100 steps each way (2111.15640, Table 1)."""
+Z_ALONE = "z alone"
+"""The row that decodes the semantic code with fresh noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct(Command):
+    """Encode images, decode them again, and measure the difference.
+
+    Writes reconstruction.png (original, reconstruction, and what the semantic code alone gives with fresh noise),
+    reconstruction.json and the reconstructions as PNG files.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="RUN")]
+    """folder of a trained model, or its name on the Hugging Face hub"""
+    images: Annotated[Positional[str], arg(metavar="IMAGES")]
+    """folder, archive or file of images"""
+    out: Annotated[str, arg(metavar="DIR")]
+    """folder for the table, the picture and the reconstructions"""
+    codec: Literal["exact", "ddim", "offsets"] = "exact"
+    """how the stochastic code is found and decoded"""
+    steps: int = 19
+    """noise levels of the codec"""
+    split: Choice = "all"
+    """which images; val is what training held out, or test where a set has no val"""
+    limit: int | None = None
+    """only so many images, evenly spaced over the splits"""
+    compare: FlagCreatePairsOff[bool] = False
+    """add rows for DDIM with 100 steps each way and for the semantic code alone"""
+    through_file: FlagCreatePairsOff[bool] = False
+    """save the codes to a file and load them again before decoding"""
+    dtype: Literal["float32", "float16"] = "float32"
+    """numbers of the stochastic code"""
+
+    def run(self) -> Report:
+        from zsem import api
+        from zsem.values.files import write_whole
+
+        model = api.load(self.model)
+        images = open_images(self.images, model, split=self.split, limit=self.limit)
+        out = Path(self.out)
+        names = png_names(images.paths, len(images.paths))
+
+        def keep(rows: slice, decoded: Tensor) -> None:
+            save_images(out / "decoded", names[rows], decoded)
+
+        results = [self._measure(model, images, self.codec, self.steps, keep=keep)]
+        if self.compare:
+            results.append(self._measure(model, images, *COMPARED))
+            results.append(self._measure(model, images, Z_ALONE, self.steps))
+        self._draw(model, images, out / "reconstruction.png")
+        figures = {**results[0], "rows": results} if self.compare else results[0]
+        write_whole(out / "reconstruction.json", (json.dumps(finite(figures), indent=2) + "\n").encode())
+        return Report(
+            figures=figures, rows=[table_row(result) for result in results], notes=[f"picture and files in {out}"]
+        )
+
+    def _measure(
+        self,
+        model: DiffusionAutoencoder,
+        images: ImageSet,
+        codec: str,
+        steps: int,
+        keep: Callable[[slice, Tensor], None] | None = None,
+    ) -> dict[str, Any]:
+        """Figures of one codec; `keep` is given the decoded images in parts."""
+        from zsem.data.pixels import from_uint8
+        from zsem.metrics.reconstruction import Reconstruction
+
+        metric, seconds = Reconstruction(), 0.0
+        with progress(f"{codec} {steps}") as done:
+            for rows in chunks(len(images.pixels), CHUNK):
+                started = time.perf_counter()
+                decoded = self._round_trip(model, images.pixels[rows], codec, steps, seed=rows.start)
+                seconds += time.perf_counter() - started
+                metric.update(from_uint8(images.pixels[rows]), decoded)
+                if keep:
+                    keep(rows, decoded)
+                done(rows.stop, len(images.pixels))
+        return {
+            "codec": codec,
+            "steps": steps,
+            **evaluations(model, codec, steps),
+            **dataclasses.asdict(metric.compute()),
+            "seconds": seconds,
+        }
+
+    def _round_trip(self, model: DiffusionAutoencoder, pixels: Tensor, codec: str, steps: int, seed: int) -> Tensor:
+        import torch
+
+        from zsem.values.codes import Codes
+
+        if codec == Z_ALONE:
+            codes = dataclasses.replace(model.encode(pixels, noise=False), steps=steps)
+            return model.decode(codes, seed=seed)
+        dtype = getattr(torch, self.dtype)
+        codes = model.encode(pixels, codec=codec, steps=steps, storage=dtype)
+        if self.through_file:
+            with TemporaryDirectory() as folder:
+                codes = Codes.load(codes.save(Path(folder) / "codes.parquet", dtype=dtype))
+        return model.decode(codes)
+
+    def _draw(self, model: DiffusionAutoencoder, images: ImageSet, path: Path) -> None:
+        from zsem.data.pixels import to_uint8
+
+        shown = images.pixels[:SHOWN]
+        decoded, alone = (
+            to_uint8(self._round_trip(model, shown, codec, self.steps, seed=0)) for codec in (self.codec, Z_ALONE)
+        )
+        save_picture(path, [shown, decoded, alone], ["original", self.codec, Z_ALONE])
+
+
+def evaluations(model: DiffusionAutoencoder, codec: str, steps: int) -> dict[str, int]:
+    """Evaluations of the decoder's network to encode and to decode one image."""
+    from zsem.diffusion.codecs import CODECS
+
+    if codec == Z_ALONE:
+        return {"nfe_encode": 0, "nfe_decode": CODECS["exact"].nfe_decode(model.grid(steps))}
+    grid = model.grid(steps)
+    return {"nfe_encode": CODECS[codec].nfe_encode(grid), "nfe_decode": CODECS[codec].nfe_decode(grid)}
+
+
+def table_row(result: dict[str, Any]) -> dict[str, str]:
+    """One row of the table for people."""
+    # Rounded down, so that 100 % means all
+    share = math.floor(result["identical"] * 1e4) / 1e2
+    return {
+        "codec": result["codec"],
+        "nfe": f"{result['nfe_encode']} + {result['nfe_decode']}",
+        "MSE": f"{result['mse']:.1e}",
+        "PSNR dB": f"{result['psnr']:.1f}",
+        "SSIM": f"{result['ssim']:.4f}",
+        "identical": f"{share:g} %",
+        "seconds": f"{result['seconds']:.1f}",
+        "n": str(result["n"]),
+    }

@@ -1,0 +1,98 @@
+"""Pixels at the edges: float [-1, 1] <-> uint8 <-> Pillow, small labelled picture grids, PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from zsem.values.errors import ZsemError
+
+GAP = 2  # white pixels around every picture of a grid
+FONT_SIZE = 12
+
+
+def to_uint8(x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Round images from [-1, 1] to 0..255, clipping what lies outside; the inverse of `from_uint8`."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(pixels: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Images as the networks see them: pixels / 127.5 - 1, float32 in [-1, 1]."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_pil(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
+    """A Pillow image: grey where c is 1, RGB where c is 3. ValueError for other numbers of channels."""
+    array = pixels.detach().cpu().permute(1, 2, 0).numpy()
+    if array.shape[2] == 1:
+        array = array[:, :, 0]
+    elif array.shape[2] != 3:
+        raise ValueError(f"a picture has 1 or 3 channels, not {array.shape[2]}")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def from_pil(image: Image.Image) -> UInt8[Tensor, "c h w"]:
+    """The pixels of a grey ("L", c = 1) or RGB (c = 3) Pillow image. ValueError for other modes."""
+    if image.mode not in {"L", "RGB"}:
+        raise ValueError(f"pixels are taken from grey or RGB images, not from mode {image.mode}")
+    array = np.array(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def grid(*rows: UInt8[Tensor, "_ _ _ _"], captions: Sequence[str] | None = None, scale: int = 1) -> Image.Image:
+    """A white sheet with one row of pictures per argument, as an RGB Pillow image.
+
+    rows: [n, c, h, w], of one size; grey and RGB rows may be mixed, and rows may differ in length.
+    captions: one short text per row, written to its left.
+    scale: whole-number enlargement, without smoothing, so that single pixels can be seen.
+
+    ValueError: no rows, pictures of several sizes, or another number of captions than rows.
+    """
+    if not rows or len({row.shape[-2:] for row in rows}) != 1:
+        raise ValueError("a grid needs at least one row, and pictures of one size")
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"{len(rows)} rows need {len(rows)} captions, not {len(captions)}")
+    height, width = (scale * side for side in rows[0].shape[-2:])
+    font = ImageFont.load_default(FONT_SIZE)
+    margin = max((int(font.getlength(text)) + 3 * GAP for text in captions or ()), default=0)
+    line = max(height, FONT_SIZE + GAP if captions else 0) + GAP
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (margin + columns * (width + GAP) + GAP, len(rows) * line + GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, row in enumerate(rows):
+        top = GAP + number * line
+        if captions:
+            pen.text((GAP, top + height // 2), captions[number], fill="black", font=font, anchor="lm")
+        for column, pixels in enumerate(row):
+            picture = to_pil(pixels).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(picture, (margin + GAP + column * (width + GAP), top))
+    return sheet
+
+
+def save_png(image: Image.Image | UInt8[Tensor, "c h w"], path: str | Path) -> Path:
+    """Write a PNG file that appears whole or not at all; missing folders are made. Returns the path.
+
+    ZsemError: the file cannot be written (full disk, no permission).
+    """
+    path = Path(path)
+    picture = image if isinstance(image, Image.Image) else to_pil(image)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(partial, format="PNG")
+        partial.replace(path)
+    except OSError as error:
+        raise ZsemError(f"{path} could not be written: {error.strerror or error}") from error
+    finally:
+        if partial.exists():
+            partial.unlink()
+    return path

@@ -1,0 +1,60 @@
+"""From a network and a noise schedule to a denoiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.diffusion.schedule import NoiseSchedule, level_like
+from zsem.values.prediction import Condition, Denoiser, NoiseLevels, Prediction
+
+PredictionType = Literal["v", "eps", "x0"]
+Network = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """A network that predicts v, eps or x0, as a Denoiser.
+
+    network: (x_t, t, condition) -> prediction; x_t [b, c, h, w] and t [b] in float32, the answer like x_t in any float
+        type.
+    prediction: what the network predicts; v = alpha eps - sigma x0 (2202.00512, appendix D).
+    """
+
+    network: Network
+    schedule: NoiseSchedule
+    prediction: PredictionType
+
+    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
+        """Both x0 and eps in x_t's dtype: the network sees float32, the conversion around it does not lose digits."""
+        out = self.network(x_t.float(), t.float(), cond).to(x_t.dtype)
+        alpha, sigma = level_like(self.schedule, t, x_t)
+        if self.prediction == "v":
+            return Prediction(x0=alpha * x_t - sigma * out, eps=alpha * out + sigma * x_t)
+        if self.prediction == "eps":
+            return Prediction(x0=(x_t - sigma * out) / alpha, eps=out)
+        return Prediction(x0=out, eps=(x_t - alpha * out) / sigma)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser with its condition fixed; see `bind`."""
+
+    denoise: Denoiser
+    cond: Condition
+
+    @property
+    def schedule(self) -> NoiseLevels:
+        return self.denoise.schedule
+
+    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Prediction:
+        return self.denoise(x_t, t, self.cond)
+
+
+def bind(denoise: Denoiser, cond: Condition) -> Bound:
+    """Fix the condition, for the batch that solvers and codecs will walk with."""
+    return Bound(denoise, cond)

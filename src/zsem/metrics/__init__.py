@@ -1,0 +1,1 @@
+"""Figures: every metric is a class with update, merge and compute."""

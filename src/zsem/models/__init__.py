@@ -1,0 +1,1 @@
+"""What is trained, saved and loaded: networks, their config, and how they are used."""

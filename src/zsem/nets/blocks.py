@@ -1,0 +1,136 @@
+"""The building blocks of the ADM U-Net as Diffusion Autoencoders configure it (DiffAE, supplement A; ADM, section 3).
+
+Written for speed on CPUs as well: attention is a plain matrix product there (the fused CPU kernel loses at the few
+tokens of a U-Net), resampling is reshaping, and both modulations of a block are applied in one pass.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with the most groups up to 32 that divide `channels` (32 for all published widths)."""
+    groups = max(g for g in range(1, 33) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+def zero_init(module: ModuleT) -> ModuleT:
+    """Set all parameters of `module` to zero, so that its residual branch begins as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def downsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h/2 w/2"]:
+    """Mean over 2 x 2 pixels; height and width must be even."""
+    return F.avg_pool2d(x, 2)
+
+
+def upsample(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
+    """Nearest-neighbour, twice the size."""
+    b, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
+
+
+def sinusoidal_embedding(t: Float[Tensor, " b"], dim: int) -> Float[Tensor, "b dim"]:
+    """[cos | sin] of t at `dim`/2 frequencies from 1 down to 1e-4 (DDPM, appendix B), t in timesteps."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(1e4) / half * torch.arange(half, device=t.device, dtype=torch.float32))
+    angles = t[:, None].float() * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, dim % 2))
+
+
+class ResBlock(nn.Module):
+    """Residual block with optional 2x resampling and adaptive group normalisation.
+
+    With `embed_channels` (the U-Net): two convolutions; the second normalisation is modulated by the time embedding
+    (scale and shift) and then by z (scale only): h = (1 + z_s) ((1 + t_s) GN(h) + t_b)   (DiffAE, eq. 7).
+    Without (the semantic encoder): one convolution, x + conv(silu(GN(x))).
+
+    resample: None, "down" or "up"; both branches are resampled before the first convolution (BigGAN).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        embed_channels: int | None = None,
+        z_dim: int | None = None,
+        dropout: float = 0.0,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = None if resample is None else {"down": downsample, "up": upsample}[resample]
+        self.norm_in = group_norm(in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        self.embed_time = self.embed_z = None
+        if embed_channels is None:
+            return
+        self.embed_time = nn.Linear(embed_channels, 2 * out_channels)
+        if z_dim is not None:
+            self.embed_z = nn.Linear(z_dim, out_channels)
+        self.norm_out = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        z: Float[Tensor, "b d"] | None = None,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """`embedding` and `z` come already passed through SiLU: every block needs them so."""
+        h = F.silu(self.norm_in(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = self.conv_in(h)
+        if self.embed_time is not None and embedding is not None:
+            scale, shift = self.embed_time(embedding).chunk(2, dim=1)
+            scale = 1 + scale
+            if self.embed_z is not None and z is not None:
+                z_scale = 1 + self.embed_z(z)
+                scale, shift = scale * z_scale, shift * z_scale
+            h = torch.addcmul(
+                shift[:, :, None, None].to(h.dtype), self.norm_out(h), scale[:, :, None, None].to(h.dtype)
+            )
+            h = self.conv_out(self.dropout(F.silu(h)))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels with a residual connection (ADM, section 3.1).
+
+    heads: number of heads; head_channels: channels of one head, which then sets the number of heads.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 1, head_channels: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads if head_channels is None else max(1, channels // head_channels)
+        if channels % self.heads:
+            raise ValueError(f"{channels} channels cannot be divided among {self.heads} attention heads")
+        self.norm = group_norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = zero_init(nn.Linear(channels, channels))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, height, width = x.shape
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).view(b, -1, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        if x.device.type == "cpu":
+            scores = (q * (c // self.heads) ** -0.5) @ k.transpose(-1, -2)
+            out = scores.float().softmax(-1).to(v.dtype) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v)
+        out = self.project(out.transpose(1, 2).reshape(b, -1, c))
+        return x + out.transpose(1, 2).reshape(b, c, height, width)

@@ -1,0 +1,1 @@
+"""One loop for every Objective: EMA, checkpoints, resume, logs, presets."""

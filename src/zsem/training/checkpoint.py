@@ -1,0 +1,94 @@
+"""Checkpoints of a running training: whole folders, written under a temporary name and renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from zsem.models.base import read_weights
+from zsem.values.errors import ZsemError
+from zsem.values.files import write_whole
+
+KEPT = 2  # the newest, and the one before in case the newest is damaged on the disk
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training has come. `losses` are those since the last line of the log."""
+
+    iteration: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    losses: list[float]
+
+
+def write(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    average: nn.Module,
+    optimisers: dict[str, torch.optim.Optimizer],
+) -> Path:
+    """Write a checkpoint below `folder` and drop all but the newest KEPT; raises ZsemError where the disk is full."""
+    final = folder / f"{progress.iteration:08d}"
+    if final.exists():
+        return final
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        write_whole(temporary / "weights.safetensors", safetensors.torch.save(contiguous(model.state_dict())))
+        write_whole(temporary / "average.safetensors", safetensors.torch.save(contiguous(average.state_dict())))
+        for name, optimiser in optimisers.items():
+            write_whole(
+                temporary / f"optimiser-{name}.safetensors", safetensors.torch.save(optimiser_tensors(optimiser))
+            )
+        write_whole(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+        temporary.rename(final)
+    except ZsemError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in complete(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def complete(folder: Path) -> list[Path]:
+    """The whole checkpoints below `folder`, oldest first."""
+    return sorted(path.parent for path in folder.glob("[0-9]*/progress.json"))
+
+
+def read(path: Path, model: nn.Module, average: nn.Module, optimisers: dict[str, torch.optim.Optimizer]) -> Progress:
+    """Put the checkpoint at `path` back into model, average and optimisers; raises ZsemError where it is damaged."""
+    model.load_state_dict(read_weights(path / "weights.safetensors", model.state_dict()))
+    average.load_state_dict(read_weights(path / "average.safetensors", average.state_dict()))
+    for name, optimiser in optimisers.items():
+        tensors = safetensors.torch.load_file(path / f"optimiser-{name}.safetensors")
+        restore_optimiser(optimiser, tensors)
+    return Progress(**json.loads((path / "progress.json").read_text()))
+
+
+def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a state dict as safetensors takes them: on the CPU and contiguous."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The state of an optimiser as named tensors: "parameter number / quantity"."""
+    state = optimiser.state_dict()["state"]
+    return contiguous({f"{number}/{key}": value for number, row in state.items() for key, value in row.items()})
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse of `optimiser_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        number, key = name.split("/")
+        state.setdefault(int(number), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

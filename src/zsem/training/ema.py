@@ -1,0 +1,29 @@
+"""Exponential moving average of weights with a power-function profile."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def power_exponent(sigma_rel: float) -> float:
+    """The exponent gamma whose power-function average t^gamma has relative width `sigma_rel` (EDM2, eq. 126)."""
+    if not 0 < sigma_rel < 0.28:
+        raise ValueError(f"sigma_rel is {sigma_rel}; a power-function average needs one between 0 and 0.28")
+    roots = np.roots([1, 7, 16 - sigma_rel**-2, 12 - sigma_rel**-2])
+    return float(np.max(roots.real))
+
+
+def decay(iteration: int, sigma_rel: float) -> float:
+    """How much of the average is kept at `iteration` (counted from 1): (1 - 1/t)^(gamma + 1) (EDM2, eq. 127).
+
+    It forgets the random start, which a fixed .9999 still carries after 30,000 iterations.
+    """
+    return (1 - 1 / iteration) ** (power_exponent(sigma_rel) + 1)
+
+
+@torch.no_grad()
+def update(average: nn.Module, model: nn.Module, keep: float) -> None:
+    """average <- keep average + (1 - keep) model, for all parameters; buffers are left alone."""
+    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - keep)

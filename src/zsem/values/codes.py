@@ -1,0 +1,211 @@
+"""Codes: what images are turned into, as a plain batched value, in memory and in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.values.errors import ZsemError
+from zsem.values.files import write_whole
+
+FORMAT_VERSION = 1
+SHARD_IMAGES = 1024  # images per file of noise: 64 px RGB in float32 makes some 100 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """The stochastic code of a batch of images.
+
+    x_T: the state at the noisiest level of the grid, nominally N(0, I), [b, c, h, w].
+    carry: what the exact codec's second state has beyond one DDIM step from x_T, in the units of x_t, [b, c, h, w];
+        None stands for zero, as for fresh noise.
+    offsets: per-step corrections of the offsets codec, [b, steps, c, h, w].
+    """
+
+    x_T: Float[Tensor, "b c h w"]
+    carry: Float[Tensor, "b c h w"] | None = None
+    offsets: Float[Tensor, "b s c h w"] | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Noise:
+        """Apply `f` to every tensor that is there."""
+        return Noise(
+            x_T=f(self.x_T),
+            carry=None if self.carry is None else f(self.carry),
+            offsets=None if self.offsets is None else f(self.offsets),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        named = {"x_T": self.x_T, "carry": self.carry, "offsets": self.offsets}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    @staticmethod
+    def cat(parts: Sequence[Noise]) -> Noise:
+        """Join along the batch; parts must be of one kind. Raises ValueError where they are not."""
+        names = parts[0].tensors().keys()
+        if any(part.tensors().keys() != names for part in parts):
+            raise ValueError("noise with and without carry or offsets cannot be joined")
+        return Noise(**{name: torch.cat([part.tensors()[name] for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codes:
+    """The codes of n images: what they show (z), the rest (noise), and where they come from.
+
+    z: semantic codes as the encoder gives them, float32, [n, d].
+    noise: stochastic codes, or None where only z was asked for.
+    codec, steps: how the noise was made and must be decoded; steps counts the noise levels of the grid.
+    shape: channels, height and width of the images.
+    model, backend: stamps of the weights and of the arithmetic that made the codes; exactness holds for the same both.
+    paths, sha256: the images' files, "" where an image came from memory.
+    """
+
+    z: Float[Tensor, "n d"]
+    noise: Noise | None = None
+    codec: str = "exact"
+    steps: int = 19
+    shape: tuple[int, int, int]
+    model: str = ""
+    backend: str = ""
+    paths: tuple[str, ...] = ()
+    sha256: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("paths", "sha256"):
+            if len(getattr(self, name)) not in {0, len(self)}:
+                raise ValueError(f"{name} must name each of the {len(self)} images or none")
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Codes:
+        """The codes of some of the images: a slice, a list of positions, or a mask."""
+        rows = torch.arange(len(self))[index]
+        if rows.ndim == 0:
+            rows = rows[None]
+
+        def pick(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(names[int(r)] for r in rows) if names else ()
+
+        return replace(
+            self,
+            z=self.z[rows],
+            noise=None if self.noise is None else self.noise.map(lambda t: t[rows]),
+            paths=pick(self.paths),
+            sha256=pick(self.sha256),
+        )
+
+    @staticmethod
+    def cat(parts: Sequence[Codes]) -> Codes:
+        """Join codes of one model, codec and number of steps; raises ValueError where they differ."""
+        first = parts[0]
+        if any(
+            (p.codec, p.steps, p.shape, p.model) != (first.codec, first.steps, first.shape, first.model) for p in parts
+        ):
+            raise ValueError("codes of different models, codecs, steps or image shapes cannot be joined")
+        noises = [p.noise for p in parts]
+        given = [n for n in noises if n is not None]
+        if given and len(given) != len(parts):
+            raise ValueError("codes with and without noise cannot be joined")
+        return replace(
+            first,
+            z=torch.cat([p.z for p in parts]),
+            noise=Noise.cat(given) if given else None,
+            paths=sum((p.paths for p in parts), ()),
+            sha256=sum((p.sha256 for p in parts), ()),
+        )
+
+    def save(self, path: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write z and names to a Parquet file and the noise beside it in safetensors shards, whole or not at all.
+
+        dtype: float32 or float16 for the noise. z is always float32. To store float16 without loss, encode with
+        `storage=torch.float16`: the codec then computes the carry from the rounded x_T.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        import safetensors.torch
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blank = ("",) * len(self)
+        flat = pa.array(self.z.float().cpu().numpy().reshape(-1))
+        noise_kinds = [] if self.noise is None else list(self.noise.tensors())
+        about = {
+            "format": "zsem.codes", "version": FORMAT_VERSION, "codec": self.codec, "steps": self.steps,
+            "shape": self.shape, "model": self.model, "backend": self.backend, "noise": noise_kinds,
+        }  # fmt: skip
+        table = pa.table(
+            {
+                "path": pa.array(self.paths or blank),
+                "sha256": pa.array(self.sha256 or blank),
+                "z": pa.FixedSizeListArray.from_arrays(flat, self.z.shape[1]),
+                "model": pa.array([self.model] * len(self)).dictionary_encode(),
+                "backend": pa.array([self.backend] * len(self)).dictionary_encode(),
+            }
+        ).replace_schema_metadata({"zsem": json.dumps(about)})
+        for number, start in enumerate(range(0, len(self), SHARD_IMAGES) if self.noise is not None else ()):
+            part = self[start : start + SHARD_IMAGES].noise
+            assert part is not None
+            tensors = {k: v.to("cpu", dtype).contiguous() for k, v in part.tensors().items()}
+            write_whole(noise_shard(path, number), safetensors.torch.save(tensors))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_whole(path, sink.getvalue().to_pybytes())  # last: a table never names shards that are not there
+        return path
+
+    @staticmethod
+    def load(path: str | Path) -> Codes:
+        """Read what `save` wrote. Raises ZsemError where the file is missing, foreign, or lacks its noise."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        import safetensors.torch
+
+        path = Path(path)
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError:
+            raise ZsemError(f"there are no codes at {path}; make them with `zsem encode`") from None
+        except pa.ArrowInvalid as error:
+            raise ZsemError(f"{path} is not a Parquet file of codes ({error})") from None
+        metadata = (table.schema.metadata or {}).get(b"zsem")
+        if metadata is None:
+            raise ZsemError(f"{path} was not written by zsem; make codes with `zsem encode`")
+        about = json.loads(metadata)
+        if about["version"] != FORMAT_VERSION:
+            raise ZsemError(
+                f"{path} holds codes of version {about['version']}; this zsem reads version {FORMAT_VERSION}"
+            )
+        z = table["z"].combine_chunks()
+        values = z.values.to_numpy(zero_copy_only=False)
+        n = len(table)
+        noise = None
+        if about["noise"]:
+            shards = [noise_shard(path, number) for number in range(-(-n // SHARD_IMAGES))]
+            missing = [s for s in shards if not s.exists()]
+            if missing:
+                raise ZsemError(f"{path} needs its noise file {missing[0].name} beside it; copy both or encode again")
+            noise = Noise.cat([Noise(**safetensors.torch.load_file(s)) for s in shards])
+        paths, sums = table["path"].to_pylist(), table["sha256"].to_pylist()
+        return Codes(
+            z=torch.from_numpy(np.array(values, dtype=np.float32).reshape(n, -1)),
+            noise=noise,
+            codec=about["codec"],
+            steps=about["steps"],
+            shape=tuple(about["shape"]),
+            model=about["model"],
+            backend=about["backend"],
+            paths=tuple(paths) if any(paths) else (),
+            sha256=tuple(sums) if any(sums) else (),
+        )
+
+
+def noise_shard(path: Path, number: int) -> Path:
+    """The file that holds the noise of the images `number` * SHARD_IMAGES and on."""
+    return path.with_name(f"{path.stem}.noise-{number:05d}.safetensors")

@@ -1,0 +1,29 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from zsem.values.errors import ZsemError
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name, flush it to the disk, and rename.
+
+    Raises ZsemError where the disk is full or not writable; what was at `path` before is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise ZsemError(
+            f"could not write {path} ({error.strerror}); what was there before is untouched: free some room and repeat"
+        ) from error

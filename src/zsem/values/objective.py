@@ -1,0 +1,48 @@
+"""What the training loop asks of anything that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training batch and the name of every random draw made for it.
+
+    images: uint8 pixels as they lie in the cache, flips already applied, [b, c, h, w].
+    classes: class index of every image, -1 where unknown, or None for data without classes, [b].
+    names: (seed, iteration, position) for every image; draws append one integer for their purpose.
+    """
+
+    images: UInt8[Tensor, "b c h w"]
+    names: list[tuple[int, ...]]
+    classes: Int[Tensor, " b"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One backward pass: a scalar loss, the optimiser that steps on it, and figures to log."""
+
+    loss: Float[Tensor, ""]
+    optimiser: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A thing that can be trained by the one loop.
+
+    networks: what each optimiser trains, by the optimiser's name. A GAN has two, an autoencoder one.
+    phases: the passes over one batch, in order; the loop steps the named optimiser after each. It is given the
+        networks again as the loop prepared them (mixed precision, several devices), and calls those.
+    """
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]: ...
+
+    def phases(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Phase]: ...

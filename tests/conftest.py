@@ -1,0 +1,50 @@
+"""What many tests need: small real images and a small real model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.nets.encoder import SemanticEncoder
+from zsem.nets.unet import UNet
+from zsem.values import draws
+
+# The networks here are so small that a second thread only waits, and on a busy machine waits for long.
+torch.set_num_threads(1)
+
+SMALL = DiffusionAutoencoder.Config(
+    image_size=16,
+    image_channels=3,
+    z_dim=8,
+    unet=UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=32),
+    encoder=SemanticEncoder.Config(channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1),
+)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty coloured discs on plain grounds, 16 px, in one folder."""
+    folder = tmp_path_factory.mktemp("discs")
+    rows, columns = np.mgrid[:16, :16]
+    for i in range(40):
+        rng = draws.generator(7, i)
+        ground, colour = rng.integers(0, 256, (2, 3))
+        y, x, radius = rng.uniform(3, 13, 3)
+        disc = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2)[..., None]
+        Image.fromarray(np.where(disc, colour, ground).astype(np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_model() -> DiffusionAutoencoder:
+    """A small autoencoder that answers something at every layer (zero-initialised ones would hide mistakes)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = DiffusionAutoencoder(SMALL)
+        for parameter in model.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval()

@@ -1,0 +1,140 @@
+"""Codes and their files."""
+
+import os
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zsem.values import codes as codes_module
+from zsem.values import draws
+from zsem.values.codes import Codes, Noise
+from zsem.values.errors import ZsemError
+
+
+def some_codes(n: int = 5, *, offsets: bool = False) -> Codes:
+    noise = Noise(
+        x_T=draws.normal([(0, i) for i in range(n)], (3, 4, 4)),
+        carry=None if offsets else draws.normal([(1, i) for i in range(n)], (3, 4, 4)),
+        offsets=draws.normal([(2, i) for i in range(n)], (2, 3, 4, 4)) if offsets else None,
+    )
+    return Codes(
+        z=draws.normal([(3, i) for i in range(n)], (7,)),
+        noise=noise,
+        shape=(3, 4, 4),
+        model="abc",
+        backend="here",
+        paths=tuple(f"{i}.png" for i in range(n)),
+        sha256=tuple(f"{i:064d}" for i in range(n)),
+    )
+
+
+def same(a: Codes, b: Codes) -> bool:
+    assert a.noise is not None
+    assert b.noise is not None
+    tensors = a.noise.tensors()
+    assert tensors.keys() == b.noise.tensors().keys()
+    return (
+        torch.equal(a.z, b.z)
+        and all(torch.equal(tensors[name], tensor) for name, tensor in b.noise.tensors().items())
+        and (a.paths, a.sha256, a.model, a.backend, a.codec, a.steps, a.shape)
+        == (b.paths, b.sha256, b.model, b.backend, b.codec, b.steps, b.shape)
+    )
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+def test_a_file_gives_back_the_same_codes(tmp_path, offsets):
+    codes = some_codes(offsets=offsets)
+    assert same(Codes.load(codes.save(tmp_path / "deep" / "codes.parquet")), codes)
+
+
+def test_noise_lies_in_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes_module, "SHARD_IMAGES", 2)
+    codes = some_codes(5)
+    codes.save(tmp_path / "codes.parquet")
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3
+    assert same(Codes.load(tmp_path / "codes.parquet"), codes)
+
+
+def test_z_stays_float32_where_noise_is_float16(tmp_path):
+    codes = some_codes()
+    loaded = Codes.load(codes.save(tmp_path / "codes.parquet", dtype=torch.float16))
+    assert torch.equal(loaded.z, codes.z)
+    assert loaded.noise is not None
+    assert loaded.noise.x_T.dtype == torch.float16
+
+
+def test_the_table_can_be_read_by_others(tmp_path):
+    table = pq.read_table(some_codes().save(tmp_path / "codes.parquet"))
+    assert table.column_names == ["path", "sha256", "z", "model", "backend"]
+    assert str(table.schema.field("z").type) == "fixed_size_list<element: float>[7]"
+
+
+def test_codes_without_noise(tmp_path):
+    codes = Codes(z=torch.randn(2, 3), shape=(1, 2, 2))
+    loaded = Codes.load(codes.save(tmp_path / "z.parquet"))
+    assert loaded.noise is None
+    assert loaded.paths == ()
+    assert list(tmp_path.iterdir()) == [tmp_path / "z.parquet"]
+
+
+@given(st.data())
+def test_parts_join_to_the_whole(data):
+    codes = some_codes(6)
+    cut = data.draw(st.integers(1, 5))
+    assert same(Codes.cat([codes[:cut], codes[cut:]]), codes)
+    order = data.draw(st.permutations(range(6)))
+    inverse = [order.index(i) for i in range(6)]
+    assert same(codes[order][inverse], codes)
+
+
+def test_unlike_codes_do_not_join():
+    with pytest.raises(ValueError, match="cannot be joined"):
+        Codes.cat([some_codes(), some_codes(offsets=True)])
+    with pytest.raises(ValueError, match="different models"):
+        Codes.cat([some_codes(), Codes(z=torch.zeros(1, 7), shape=(3, 4, 4))])
+
+
+def test_bad_files_are_told_in_a_sentence(tmp_path):
+    with pytest.raises(ZsemError, match="zsem encode"):
+        Codes.load(tmp_path / "missing.parquet")
+    (tmp_path / "text.parquet").write_text("no")
+    with pytest.raises(ZsemError, match="not a Parquet file"):
+        Codes.load(tmp_path / "text.parquet")
+    path = some_codes().save(tmp_path / "codes.parquet")
+    foreign = pq.read_table(path).replace_schema_metadata({})
+    pq.write_table(foreign, tmp_path / "foreign.parquet")
+    with pytest.raises(ZsemError, match="not written by zsem"):
+        Codes.load(tmp_path / "foreign.parquet")
+    next(tmp_path.glob("codes.noise*")).unlink()
+    with pytest.raises(ZsemError, match="needs its noise file"):
+        Codes.load(path)
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from zsem.values.errors import ZsemError
+from zsem.values.files import write_whole
+path = Path(sys.argv[1])
+write_whole(path, b"old")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # the kernel refuses to let files grow, as on a full disk
+try:
+    write_whole(path, b"n" * 5000)
+except ZsemError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of a process")
+def test_a_full_disk_loses_nothing(tmp_path):
+    path = tmp_path / "file"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, path], capture_output=True, text=True, check=True)
+    assert "could not write" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
