@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
-from zsem.data.images import ImageSet, load_image, load_images
-from zsem.data.pixels import from_uint8
 from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.models.base import Model
+from zsem.models.inputs import Images, read_inputs
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.values import draws
@@ -29,8 +26,6 @@ from zsem.values.prediction import BoundDenoiser, Condition
 
 U_MAX = 160.0  # the noisiest level of a codec, sigma / alpha; beyond it inversion loses its footing
 MEASURED_NOISE = 32  # held-out images over which the moments of x_T are taken
-
-Images = ImageSet | str | Path | Image.Image | np.ndarray | Tensor | Sequence["str | Path | Image.Image | np.ndarray"]
 
 
 class DiffusionAutoencoder(Model):
@@ -117,22 +112,23 @@ class DiffusionAutoencoder(Model):
         """
         if codec not in CODECS:
             raise ZsemError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
-        pixels, paths, sums = self._pixels(images)
+        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        number = len(inputs.pixels)
         zs, noises = [], []
         with evaluation(self):
-            for start in range(0, len(pixels), batch_size):
-                x0 = model_range(pixels[start : start + batch_size]).to(self.device)
+            for start in range(0, number, batch_size):
+                x0 = inputs.part(slice(start, start + batch_size)).to(self.device)
                 z = self.encoder(x0)
                 zs.append(z.cpu())
                 if noise:
                     denoise = bind(self.denoiser, Condition(z=z))
                     noises.append(CODECS[codec].encode(denoise, x0, self.grid(steps), storage).map(Tensor.cpu))
                 if progress is not None:
-                    progress(min(start + batch_size, len(pixels)), len(pixels))
+                    progress(min(start + batch_size, number), number)
         return Codes(
             z=torch.cat(zs), noise=Noise.cat(noises) if noise else None, codec=codec, steps=steps,
             shape=(self.config.image_channels, self.config.image_size, self.config.image_size),
-            model=self.stamp, backend=self.backend, paths=paths, sha256=sums,
+            model=self.stamp, backend=self.backend, paths=inputs.paths, sha256=inputs.sha256,
         )  # fmt: skip
 
     def decode(
@@ -211,32 +207,11 @@ class DiffusionAutoencoder(Model):
     def _check(self, codes: Codes) -> None:
         if codes.model and codes.model != self.stamp:
             raise ZsemError(f"these codes belong to model {codes.model}, this is {self.stamp}: encode the images again")
-
-    def _pixels(self, images: Images) -> tuple[Tensor, tuple[str, ...], tuple[str, ...]]:
-        """Images of any kind as uint8 or float pixels [n, c, h, w], with their paths and checksums."""
-        size, channels = self.config.image_size, self.config.image_channels
-        if isinstance(images, (str, Path)):
-            images = load_images(images, size=size, channels=channels)
-        if isinstance(images, ImageSet):
-            return images.pixels, tuple(images.paths), tuple(images.sha256)
-        if isinstance(images, Tensor):
-            if images.shape[1:] != (channels, size, size):
-                raise ZsemError(
-                    f"a tensor of images must be [n, {channels}, {size}, {size}] here, not {list(images.shape)}"
-                )
-            return images, (), ()
-        if isinstance(images, (Image.Image, np.ndarray)):
-            single = isinstance(images, Image.Image) or images.ndim == 2 or (images.ndim == 3 and images.shape[-1] <= 4)
-            images = [images] if single else list(images)
-        if all(isinstance(image, (str, Path)) for image in images):
-            loaded = load_images([Path(str(image)) for image in images], size=size, channels=channels)
-            return loaded.pixels, tuple(loaded.paths), tuple(loaded.sha256)
-        return torch.stack([load_image(image, size, channels) for image in images]), (), ()
-
-
-def model_range(pixels: UInt8[Tensor, "n c h w"] | Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-    """uint8 pixels as [-1, 1]; float images are in that range already."""
-    return from_uint8(pixels) if pixels.dtype == torch.uint8 else pixels.float()
+        if codes.noise is not None and codes.backend not in {"", self.backend}:
+            warnings.warn(
+                f"these codes were made with {codes.backend}, this is {self.backend}: some pixels may differ",
+                stacklevel=3,
+            )
 
 
 @contextmanager

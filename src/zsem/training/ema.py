@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def power_exponent(sigma_rel: float) -> float:
@@ -26,4 +27,4 @@ def decay(iteration: int, sigma_rel: float) -> float:
 @torch.no_grad()
 def update(average: nn.Module, model: nn.Module, keep: float) -> None:
     """average <- keep average + (1 - keep) model, for all parameters; buffers are left alone."""
-    torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in model.parameters()], 1 - keep)
+    get_ema_multi_avg_fn(keep)(list(average.parameters()), [p.detach() for p in model.parameters()], None)

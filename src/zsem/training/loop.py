@@ -174,7 +174,9 @@ class Loop:
             accelerator.clip_grad_norm_(network.parameters(), config.clip)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            total += float(accelerator.reduce(phase.loss.detach(), "mean"))
+            loss = accelerator.reduce(phase.loss.detach(), "mean")
+            assert isinstance(loss, torch.Tensor)
+            total += loss.item()
         ema.update(self.average, self.model, ema.decay(p.iteration + 1, config.ema_width))
         return total
 
