@@ -21,9 +21,9 @@ from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
 from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import bind
-from zsem.diffusion.schedule import TimeGrid
+from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import heun, last
-from zsem.models.autoencoder import U_MAX, DiffusionAutoencoder, evaluation
+from zsem.models.autoencoder import CLEANEST, U_MAX, DiffusionAutoencoder, evaluation
 from zsem.values.prediction import Condition
 
 REFERENCE_STEPS = 400
@@ -36,17 +36,19 @@ class Row:
     name: str
     codec: str
     steps: int
-    spacing: str
-    storage: torch.dtype
+    spacing: Spacing = "logsnr"
+    cleanest: int = CLEANEST
+    storage: torch.dtype = torch.float32
 
 
 ROWS = [
-    Row(name="exact", codec="exact", steps=19, spacing="logsnr", storage=torch.float32),
-    Row(name="exact, float16 codes", codec="exact", steps=19, spacing="logsnr", storage=torch.float16),
-    Row(name="offsets", codec="offsets", steps=19, spacing="logsnr", storage=torch.float32),
-    Row(name="ddim, same grid", codec="ddim", steps=19, spacing="logsnr", storage=torch.float32),
-    Row(name="ddim, log-SNR grid", codec="ddim", steps=100, spacing="logsnr", storage=torch.float32),
-    Row(name="ddim, uniform grid (the paper's)", codec="ddim", steps=100, spacing="uniform", storage=torch.float32),
+    Row(name="exact", codec="exact", steps=19),
+    Row(name="exact, float16 codes", codec="exact", steps=19, storage=torch.float16),
+    Row(name="exact, from timestep 0", codec="exact", steps=19, cleanest=0),
+    Row(name="offsets", codec="offsets", steps=19),
+    Row(name="ddim, same grid", codec="ddim", steps=19),
+    Row(name="ddim, log-SNR grid", codec="ddim", steps=100),
+    Row(name="ddim, uniform grid (the paper's)", codec="ddim", steps=100, spacing="uniform", cleanest=0),
 ]
 
 
@@ -66,7 +68,7 @@ def measure(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, object]:
         rows = []
         for row in ROWS:
             codec = CODECS[row.codec]
-            grid = TimeGrid.make(model.schedule, row.steps, spacing=row.spacing, u_max=U_MAX)
+            grid = TimeGrid.make(model.schedule, row.steps, row.spacing, u_max=U_MAX, cleanest=row.cleanest)
             noise = codec.encode(before, x0, grid, row.storage)
             back = codec.decode(before, noise, grid)
             rows.append(

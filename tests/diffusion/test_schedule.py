@@ -176,3 +176,14 @@ def test_from_levels() -> None:
     for wrong in ({"u": u.flip(0)}, {"u": u * 100}, {"t": u - 1}, {}, {"t": u, "u": u}):
         with pytest.raises(ValueError, match=r"levels|level|either"):
             TimeGrid.from_levels(LINEAR, **wrong)
+
+
+@pytest.mark.parametrize("spacing", ["logsnr", "uniform", "trailing", "karras"])
+@pytest.mark.parametrize("steps", [1, 19, 995])
+def test_no_level_below_the_cleanest(spacing, steps):
+    levels = TimeGrid.make(LINEAR, steps, spacing, cleanest=5).t[:-1]
+    assert levels[0] == 999
+    assert levels[-1] >= 5
+    assert len(set(levels.tolist())) == steps
+    if steps == 19 and spacing != "trailing":
+        assert levels[-1] == 5

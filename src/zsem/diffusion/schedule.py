@@ -148,22 +148,24 @@ class TimeGrid:
         integer: bool = True,
         forced: Sequence[float | int] = (),
         u_max: float | None = None,
+        cleanest: int = 0,
     ) -> TimeGrid:
         """A grid of `steps` noise levels and the clean node, for `steps` solver steps.
 
-        steps: 1 to T, or to the number of timesteps that `u_max` leaves.
+        steps: 1 to T, or to the number of timesteps that `u_max` and `cleanest` leave.
         spacing: even in log-SNR; even in t from the last to the first timestep; even in t and trailing (2305.08891,
             table 2); or Karras' (EDM, eq. 5, rho = 7). All begin at the last timestep that `u_max` allows.
         integer: visit whole timesteps only, as networks trained on them want; one that is taken moves to the next free.
         forced: timesteps that must be visited (rounded if `integer`), each in place of the nearest that need not be.
         u_max: leave out levels with sigma/alpha above this.
+        cleanest: leave out timesteps below this; only forced ones may lie there.
         Raises ZsemError where the request cannot be met.
         """
         top = _top(schedule, integer, u_max)
-        available = int(top) + 1
+        available = int(top) + 1 - cleanest
         if not 1 <= steps <= available:
             raise ZsemError(f"steps must lie between 1 and {available} on this noise schedule, not {steps}")
-        levels = _spaced(schedule, steps, spacing, top)
+        levels = _spaced(schedule, steps, spacing, top, cleanest)
         if integer:
             levels = _distinct_integers(levels, int(top))
         if len(forced):
@@ -217,13 +219,14 @@ def _top(schedule: NoiseSchedule, integer: bool, u_max: float | None) -> float:
     return float(allowed - 1) if integer else float(schedule.timestep_at(torch.tensor(u_max, dtype=torch.float64)))
 
 
-def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, top: float) -> Float64[Tensor, " n"]:
-    """Real-valued timesteps, falling from `top`."""
+def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, top: float, cleanest: int) -> Float64[Tensor, " n"]:
+    """Real-valued timesteps, falling from `top` to `cleanest`."""
     if spacing == "uniform":
-        return torch.linspace(top, 0, steps, dtype=torch.float64)
+        return torch.linspace(top, cleanest, steps, dtype=torch.float64)
     if spacing == "trailing":
-        return (top + 1) * (1 - torch.arange(steps, dtype=torch.float64) / steps) - 1
-    noisy, clean = schedule.u(torch.tensor([top, 0], dtype=torch.float64)).tolist()
+        stride = (top + 1 - cleanest) / steps
+        return top - stride * torch.arange(steps, dtype=torch.float64)
+    noisy, clean = schedule.u(torch.tensor([top, cleanest], dtype=torch.float64)).tolist()
     if spacing == "karras":
         ends = noisy ** (1 / _KARRAS_RHO), clean ** (1 / _KARRAS_RHO)
         u = torch.linspace(*ends, steps, dtype=torch.float64) ** _KARRAS_RHO

@@ -24,7 +24,9 @@ from zsem.values.codes import Codes, Noise
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition
 
-U_MAX = 160.0  # the noisiest level of a codec, sigma / alpha; beyond it inversion loses its footing
+# The codec's noise levels end where inversion loses its footing: above sigma / alpha = 160, and below timestep 5, where
+# images without any noise are so far from what the network was trained on that the error of the first step grows
+U_MAX, CLEANEST = 160.0, 5
 MEASURED_NOISE = 32  # held-out images over which the moments of x_T are taken
 
 
@@ -83,12 +85,11 @@ class DiffusionAutoencoder(Model):
         return f"torch {torch.__version__} {self.device.type} float32"
 
     def grid(self, steps: int) -> TimeGrid:
-        """The codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image."""
-        if not 1 <= steps <= self.schedule.timesteps:
-            raise ZsemError(
-                f"steps is {steps}, but the model has noise levels for 1 to {self.schedule.timesteps} steps"
-            )
-        return TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX)
+        """The codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image.
+
+        Raises ZsemError for fewer than one step or more than there are levels.
+        """
+        return TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
 
     def encode(
         self,
