@@ -53,11 +53,11 @@ ROWS = [
 
 
 def mean_square(a: Tensor, b: Tensor) -> float:
-    return float(((a.double() - b.double()) / 2).square().mean())
+    return float(((a.cpu().double() - b.cpu().double()) / 2).square().mean())
 
 
 def measure(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, object]:
-    x0 = from_uint8(pixels)
+    x0 = from_uint8(pixels).to(model.device)
     with evaluation(model):
         z = model.encoder(x0)
         before = bind(model.denoiser, Condition(z=z))
@@ -76,17 +76,34 @@ def measure(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, object]:
                     "codec": row.name,
                     "nfe": [codec.nfe_encode(grid), codec.nfe_decode(grid)],
                     "mse": mean_square(back, x0),
-                    "identical": float((to_uint8(back) == pixels).double().mean()),
+                    "identical": float((to_uint8(back).cpu() == pixels).double().mean()),
                     "drift": mean_square(codec.decode(after, noise, grid), reference),
                     "x_T_mean": float(noise.x_T.double().mean()),
                     "x_T_variance": float(noise.x_T.double().var()),
                 }
             )
+    ddim = rows[-1]["drift"]
     return {
         "images": len(pixels),
+        "drift_of_ddim_over_exact": ddim / rows[0]["drift"],
+        "batch_of_one": batch_of_one(model, pixels),
         "edit": mean_square(reference, x0),
         "reference_x_T": {"mean": float(x_T.mean()), "variance": float(x_T.var())},
         "rows": rows,
+    }
+
+
+def batch_of_one(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, float]:
+    """Largest differences of z, x_T and decoded pixels ([-1, 1]) between one batch and images one by one."""
+    together, alone = model.encode(pixels, batch_size=len(pixels)), model.encode(pixels, batch_size=1)
+    varied = model.vary(together)
+    decoded = model.decode(varied, batch_size=len(pixels)) - model.decode(varied, batch_size=1)
+    assert together.noise is not None
+    assert alone.noise is not None
+    return {
+        "z": float((together.z - alone.z).abs().max()),
+        "x_T": float((together.noise.x_T - alone.noise.x_T).abs().max()),
+        "decoded": float(decoded.abs().max()),
     }
 
 
@@ -109,6 +126,9 @@ def main() -> None:
             f"| {row['codec']} | {row['nfe'][0]} + {row['nfe'][1]} | {row['mse']:.1e} | {row['identical']:.2%} "
             f"| {row['drift']:.1e} | {row['x_T_mean']:+.3f} | {row['x_T_variance']:.3f} |"
         )
+    print(f"DDIM's drift on the paper's grid is {figures['drift_of_ddim_over_exact']:.1f} times the exact codec's")
+    one = figures["batch_of_one"]
+    print(f"one by one against a batch: z {one['z']:.0e}, x_T {one['x_T']:.0e}, fresh x_T decoded {one['decoded']:.0e}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -54,6 +54,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folders = [*sorted((arguments.run / "snapshots").glob("*min"), key=lambda p: float(p.name[:-3])), arguments.run]
     models = [api.load(folder) for folder in folders]
+    if len(models) > 1 and round(models[-2].history["minutes"]) == round(models[-1].history["minutes"]):
+        del models[-2]  # a snapshot of the end
     config = models[-1].config
     images = load_images(arguments.data, size=config.image_size, channels=config.image_channels).held_out()
     pixels = images.pixels[: arguments.number]

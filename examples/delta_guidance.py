@@ -34,7 +34,7 @@ def edited(model: DiffusionAutoencoder, codes: Codes, step: Tensor, scale: float
     """uint8 images of z + step with the noise kept, extrapolated from the old z."""
 
     def steer(cond: Condition, rows: slice) -> BoundDenoiser:
-        return Extrapolate(model.denoiser, base=Condition(z=codes.z[rows]), cond=cond, scale=scale)
+        return Extrapolate(model.denoiser, base=Condition(z=codes.z[rows].to(model.device)), cond=cond, scale=scale)
 
     return to_uint8(model.decode(replace(codes, z=codes.z + step), steer=steer))
 

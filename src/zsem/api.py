@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from zsem.data.batches import Batches
 from zsem.data.images import ImageSet, load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.models.denoising import AutoencoderObjective
-from zsem.training.loop import Loop
+from zsem.training.loop import Loop, time_goal
+from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
 from zsem.training.presets import PRESETS, Preset
 from zsem.values.errors import ZsemError
@@ -30,9 +32,18 @@ def load(name: str | Path, *, device: str | torch.device | None = None) -> Diffu
 
     device: where to put it; by default an accelerator where there is one.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return DiffusionAutoencoder.from_pretrained(name, device=device)
+    return DiffusionAutoencoder.from_pretrained(name, device=default_device() if device is None else device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run folder remembers of how it was begun (run.json), so that --resume goes on with the same."""
+
+    preset: Preset
+    init: str | None = None
+    limit: int | None = None
+    images: str = ""
+    """checksum of the training images"""
 
 
 def train(
@@ -55,32 +66,21 @@ def train(
     preset: a name of `zsem.training.presets.PRESETS`, or a Preset of one's own.
     size: side of the images in pixels; by default the preset's.
     minutes, iterations: one of the two, counted over all resumes.
-    resume: go on with the training that `out` holds, with its own configuration.
+    resume: go on with the training that `out` holds, with its own preset, size, init and limit, on the same images.
     init: a model whose weights to start from; its configuration is used.
     snapshots: minutes after which a copy of the averaged model is kept under `out`/snapshots.
-    limit: use only the first images.
+    limit: use at most so many images, evenly spread.
     say: told a line of progress now and then.
-    Raises ZsemError for missing data, an `out` that is in use, a size that the networks cannot take.
+    Raises ZsemError for missing data, an `out` that is in use, a size that the networks cannot take, other images than
+    before on resume. Whatever is wrong is told before anything is written.
     """
     out = Path(out)
-    chosen = plan(out, preset, size, resume=resume, init=init)
-    config = chosen.model
-    images = data if isinstance(data, ImageSet) else load_images(data, size=config.image_size, limit=limit)
-    if images.pixels.shape[1] != config.image_channels:
-        if resume or init is not None:
-            raise ZsemError(
-                f"the model takes {config.image_channels} channels, the images in {data} have another number"
-            )
-        config = replace(config, image_channels=images.pixels.shape[1])
+    time_goal(iterations, minutes)
+    chosen = stored_plan(out) if resume else new_plan(out, preset, size, init=init, limit=limit)
+    images, chosen = images_for(data, chosen, resume=resume)
     training, held_out = images.split("train"), images.held_out()
-    with torch.random.fork_rng():
-        torch.manual_seed(chosen.training.seed)
-        model = DiffusionAutoencoder(config)
-    if init is not None and not resume:
-        model.load_state_dict(load(init, device="cpu").state_dict())
-    if not resume:
-        chosen = replace(chosen, model=config)
-        write_whole(out / "run.json", (json.dumps(asdict(chosen), indent=2) + "\n").encode())
+    config, settings = chosen.preset.model, chosen.preset.training
+    model = first_model(config, settings.seed, chosen.init)
     model.history = {"data": str(images.source), "train_images": len(training)}
 
     def measure(average: Model, everything: bool) -> None:
@@ -92,35 +92,84 @@ def train(
         sample_sheet(average, held_out.pixels[:SHOWN_IMAGES], path)
 
     loop = Loop(
-        model, AutoencoderObjective(model, chosen.objective), chosen.training, out,
+        model, AutoencoderObjective(model, chosen.preset.objective), settings, out,
         measure=measure, picture=picture, say=say,
     )  # fmt: skip
-    settings = chosen.training
+    ranks = loop.accelerator.num_processes
+    if settings.batch_size % ranks:
+        raise ZsemError(f"a batch of {settings.batch_size} cannot be shared by {ranks} processes; give a multiple")
     batches = Batches(
         training, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip,
-        rank=loop.accelerator.process_index, world_size=loop.accelerator.num_processes,
+        rank=loop.accelerator.process_index, world_size=ranks,
     )  # fmt: skip
+    if loop.main:
+        for note in images.notes:
+            say(f"note: {note}")
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(out / "run.json", (json.dumps(asdict(chosen), indent=2) + "\n").encode())
     trained = loop.run(batches, iterations=iterations, minutes=minutes, snapshots=snapshots)
     assert isinstance(trained, DiffusionAutoencoder)
     return trained
 
 
-def plan(out: Path, preset: str | Preset, size: int | None, *, resume: bool, init: str | Path | None) -> Preset:
-    """The configuration to train with: the run's own, the model's to start from, or the preset's."""
-    stored = out / "run.json"
-    if resume:
-        if not stored.exists():
-            raise ZsemError(f"{out} holds no training to resume; leave out --resume to begin one")
-        return TypeAdapter(Preset).validate_json(stored.read_text())
-    if stored.exists() or (out / "config.json").exists():
+def stored_plan(out: Path) -> Plan:
+    """How the training in `out` was begun; raises ZsemError where there is none."""
+    path = out / "run.json"
+    if not path.exists():
+        raise ZsemError(f"{out} holds no training to resume; leave out --resume to begin one")
+    try:
+        return TypeAdapter(Plan).validate_json(path.read_text("utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ZsemError(f"{path}: {where}: {first['msg']}; begin anew with --init {out}") from None
+
+
+def new_plan(out: Path, preset: str | Preset, size: int | None, *, init: str | Path | None, limit: int | None) -> Plan:
+    """The preset, or the configuration of the model to start from, at the asked size."""
+    if (out / "run.json").exists() or (out / "config.json").exists():
         raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
     if isinstance(preset, str):
         if preset not in PRESETS:
             raise ZsemError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
         preset = PRESETS[preset]
     if init is not None:
         preset = replace(preset, model=load(init, device="cpu").config)
-    if size is not None and size != preset.model.image_size:
+    if size is not None:
         preset = replace(preset, model=replace(preset.model, image_size=size))
-    return preset
+    return Plan(preset=preset, init=None if init is None else str(init), limit=limit)
+
+
+def images_for(data: str | Path | ImageSet, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
+    """The images to train on, and the plan with their channels and checksum; raises ZsemError where they do not fit."""
+    config = plan.preset.model
+    if isinstance(data, ImageSet):
+        images = data.limit(plan.limit)
+        if images.size != config.image_size:
+            raise ZsemError(f"the images are {images.size} px and the model is for {config.image_size} px; give --size")
+    else:
+        images = load_images(data, size=config.image_size, limit=plan.limit)
+    if images.channels != config.image_channels:
+        if resume or plan.init is not None:
+            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
+        config = replace(config, image_channels=images.channels)
+    checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
+    if resume and plan.images != checksum:
+        raise ZsemError("the training to resume had other images; take the same, or begin a new one with --init")
+    return images, replace(plan, preset=replace(plan.preset, model=config), images=checksum)
+
+
+def first_model(config: DiffusionAutoencoder.Config, seed: int, init: str | None) -> DiffusionAutoencoder:
+    """The model before the first iteration: random weights named by `seed`, or those of the model `init`.
+
+    Raises ZsemError where `init` has another architecture, e.g. at another size.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DiffusionAutoencoder(config)
+    if init is not None:
+        weights, expected = load(init, device="cpu").state_dict(), model.state_dict()
+        if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
+            raise ZsemError(f"{init} has other layers than a model of this size; leave out --size")
+        model.load_state_dict(weights)
+    return model

@@ -91,4 +91,3 @@ def test_what_cannot_be_shared_is_refused():
     for options in ({"batch_size": 5, "world_size": 2}, {"batch_size": 0}, {"batch_size": 4, "rank": 1}):
         with pytest.raises(ValueError, match="cannot be shared"):
             Batches(numbered(4), **options)
-    assert Batches(numbered(10), batch_size=4).per_epoch == 2.5

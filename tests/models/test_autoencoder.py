@@ -14,6 +14,7 @@ from PIL import Image
 
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
+from zsem.models import autoencoder
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.values import draws
@@ -87,6 +88,14 @@ def test_every_kind_of_image_gives_the_same_code(small_model, image_folder, pixe
     assert len(named.sha256[0]) == 64
 
 
+def test_codes_remember_their_grid(small_model, pixels, monkeypatch):
+    """A later zsem may choose other noise levels; codes of an earlier one must still decode."""
+    codes = small_model.encode(pixels)
+    monkeypatch.setattr(autoencoder, "CLEANEST", 40)
+    assert small_model.encode(pixels).timesteps != codes.timesteps
+    assert torch.equal(to_uint8(small_model.decode(codes)), pixels)
+
+
 def test_vary_keeps_z_and_mix_swaps_it(small_model, pixels):
     codes = small_model.encode(pixels)
     varied = small_model.vary(codes, 3)
@@ -95,6 +104,8 @@ def test_vary_keeps_z_and_mix_swaps_it(small_model, pixels):
     mixed = small_model.mix(codes[:3], codes[3:])
     assert torch.equal(mixed.z, codes.z[:3])
     assert torch.equal(mixed.noise.x_T, codes.noise.x_T[3:])
+    with pytest.raises(ZsemError, match="needs noise"):
+        small_model.mix(codes, small_model.encode(pixels, noise=False))
     with pytest.raises(ZsemError, match="as many codes"):
         small_model.mix(codes[:2], codes[3:])
 
@@ -106,8 +117,7 @@ def test_codes_without_noise_decode_with_fresh_noise(small_model, pixels):
     assert not torch.equal(again, small_model.decode(codes, seed=2))
 
 
-def test_x_T_of_noise_is_noise(small_model):
-    """An untrained network is no denoiser, so only the bookkeeping of the moments is checked here."""
+def test_statistics_of_codes_are_stored(small_model):
     images = (draws.normal([(0, i) for i in range(4)], (3, 16, 16)) * 60 + 128).clamp(0, 255).to(torch.uint8)
     model = DiffusionAutoencoder(small_model.config)
     model.load_state_dict(small_model.state_dict())
@@ -115,7 +125,9 @@ def test_x_T_of_noise_is_noise(small_model):
     z = model.encode(images, noise=False).z
     torch.testing.assert_close(model.z_mean, z.mean(0))
     torch.testing.assert_close(model.z_std, z.std(0, correction=0))
-    assert model.history["x_T"]["images"] == 4
+    x_T = model.encode(images).noise.x_T
+    expected = {"mean": float(x_T.mean()), "variance": float(x_T.var()), "images": 4}
+    assert model.history["x_T"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_folder_gives_back_the_same_model(small_model, pixels, tmp_path):
@@ -179,6 +191,7 @@ def test_a_name_that_is_nowhere_is_told_in_a_sentence(monkeypatch):
 
 FULL_DISK = """
 import resource, signal, sys
+from zsem.models import autoencoder
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.values.errors import ZsemError
 model = DiffusionAutoencoder.from_pretrained(sys.argv[1])

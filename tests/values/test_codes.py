@@ -25,6 +25,7 @@ def some_codes(n: int = 5, *, offsets: bool = False) -> Codes:
     return Codes(
         z=draws.normal([(3, i) for i in range(n)], (7,)),
         noise=noise,
+        timesteps=(999.0, 500.0),
         shape=(3, 4, 4),
         model="abc",
         backend="here",
@@ -41,8 +42,8 @@ def same(a: Codes, b: Codes) -> bool:
     return (
         torch.equal(a.z, b.z)
         and all(torch.equal(tensors[name], tensor) for name, tensor in b.noise.tensors().items())
-        and (a.paths, a.sha256, a.model, a.backend, a.codec, a.steps, a.shape)
-        == (b.paths, b.sha256, b.model, b.backend, b.codec, b.steps, b.shape)
+        and (a.paths, a.sha256, a.model, a.backend, a.codec, a.timesteps, a.shape)
+        == (b.paths, b.sha256, b.model, b.backend, b.codec, b.timesteps, b.shape)
     )
 
 
@@ -110,9 +111,27 @@ def test_bad_files_are_told_in_a_sentence(tmp_path):
     pq.write_table(foreign, tmp_path / "foreign.parquet")
     with pytest.raises(ZsemError, match="not written by zsem"):
         Codes.load(tmp_path / "foreign.parquet")
-    next(tmp_path.glob("codes.noise*")).unlink()
-    with pytest.raises(ZsemError, match="needs its noise file"):
+    shard = next(tmp_path.glob("codes.noise*"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(ZsemError, match="is damaged"):
         Codes.load(path)
+    shard.unlink()
+    with pytest.raises(ZsemError, match="need their noise file"):
+        Codes.load(path)
+
+
+def test_other_codes_under_the_same_name_replace_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes_module, "SHARD_IMAGES", 2)
+    path = some_codes(5).save(tmp_path / "codes.parquet")
+    old = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    other = some_codes(6)[1:4]
+    other.save(path)
+    assert same(Codes.load(path), other)
+    assert len(list(tmp_path.iterdir())) == 1 + 2
+    # a run that is killed before the table is renamed leaves the old codes whole, beside some new shards
+    for file, data in old.items():
+        file.write_bytes(data)
+    assert same(Codes.load(path), some_codes(5))
 
 
 FULL_DISK = """

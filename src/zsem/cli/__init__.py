@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            warnings.filterwarnings("always", category=UserWarning)
+            warnings.filterwarnings("default", category=UserWarning)
             code = _dispatch(args)
             sys.stdout.flush()
             return code
@@ -168,7 +168,7 @@ def _overview(family: str | None = None) -> str:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"zsem: note: {message}", file=sys.stderr)
+    print(f"zsem: note: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(sentence: str, code: int, debug: bool) -> int:

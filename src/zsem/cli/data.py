@@ -105,7 +105,7 @@ class DataInfo(Command):
 
 
 def original_sizes(source: str) -> Counter[str]:
-    """How many files of `source` have which width and height in pixels, from their headers alone."""
+    """How many files of `source` have which width and height in pixels."""
     import io
 
     from PIL import Image

@@ -54,11 +54,6 @@ class Batches:
         # a batch touches one epoch, or two neighbours at a border
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
-    @property
-    def per_epoch(self) -> float:
-        """Iterations per pass over the images."""
-        return len(self.pixels) / self.batch_size
-
     def batch(self, iteration: int) -> Batch:
         """The batch of `iteration` (0, 1, ...), uint8 images on the CPU; equal calls give equal batches."""
         counts = [iteration * self.batch_size + position for position in self.positions]

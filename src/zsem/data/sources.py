@@ -16,7 +16,7 @@ from zsem.data.decoding import EXTENSIONS, UnreadableImageError
 from zsem.data.labels import TABLE
 from zsem.values.errors import ZsemError
 
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ class NoiseSchedule:
         """Raises ZsemError where a beta is outside (0, 1) or there are fewer than two timesteps."""
         if config.timesteps < 2:
             raise ZsemError(f"a noise schedule needs at least 2 timesteps, not {config.timesteps}: set `timesteps`")
-        betas = _betas(config)
+        with torch.device("cpu"):  # tables of numbers, also where networks are being laid out on the meta device
+            betas = _betas(config)
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise ZsemError("every beta of the noise schedule must lie strictly between 0 and 1: check its values")
         self.config = config

@@ -27,6 +27,8 @@ from zsem.values.prediction import BoundDenoiser, Condition
 # The codec's noise levels end where inversion loses its footing: above sigma / alpha = 160, and below timestep 5, where
 # images without any noise are so far from what the network was trained on that the error of the first step grows
 U_MAX, CLEANEST = 160.0, 5
+CLEAN_LABEL = 2  # the first step is a midpoint rule: of a clean image the network is told half the first timestep
+STEPS = 19  # noise levels of the default codec: 20 evaluations to encode, 19 to decode
 MEASURED_NOISE = 32  # held-out images over which the moments of x_T are taken
 
 
@@ -89,7 +91,8 @@ class DiffusionAutoencoder(Model):
 
         Raises ZsemError for fewer than one step or more than there are levels.
         """
-        return TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
+        grid = TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
+        return replace(grid, t=torch.cat([grid.t[:-1], grid.t.new_tensor([CLEAN_LABEL])]))
 
     def encode(
         self,
@@ -97,7 +100,7 @@ class DiffusionAutoencoder(Model):
         *,
         noise: bool = True,
         codec: str = "exact",
-        steps: int = 19,
+        steps: int = STEPS,
         storage: torch.dtype = torch.float32,
         batch_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
@@ -115,6 +118,7 @@ class DiffusionAutoencoder(Model):
             raise ZsemError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
         inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
         number = len(inputs.pixels)
+        grid = self.grid(steps)
         zs, noises = [], []
         with evaluation(self):
             for start in range(0, number, batch_size):
@@ -123,11 +127,12 @@ class DiffusionAutoencoder(Model):
                 zs.append(z.cpu())
                 if noise:
                     denoise = bind(self.denoiser, Condition(z=z))
-                    noises.append(CODECS[codec].encode(denoise, x0, self.grid(steps), storage).map(Tensor.cpu))
+                    noises.append(CODECS[codec].encode(denoise, x0, grid, storage).map(Tensor.cpu))
                 if progress is not None:
                     progress(min(start + batch_size, number), number)
         return Codes(
-            z=torch.cat(zs), noise=Noise.cat(noises) if noise else None, codec=codec, steps=steps,
+            z=torch.cat(zs), noise=Noise.cat(noises) if noise else None,
+            codec=codec, timesteps=tuple(grid.t[:-1].tolist()),
             shape=(self.config.image_channels, self.config.image_size, self.config.image_size),
             model=self.stamp, backend=self.backend, paths=inputs.paths, sha256=inputs.sha256,
         )  # fmt: skip
@@ -153,6 +158,8 @@ class DiffusionAutoencoder(Model):
             codes = replace(codes, codec="exact", noise=self.fresh_noise(len(codes), seed=seed))
         noise = codes.noise
         assert noise is not None
+        levels = torch.tensor(codes.timesteps, dtype=torch.float64)
+        grid = TimeGrid.from_levels(self.schedule, t=levels, clean=True) if codes.steps else self.grid(STEPS)
         out = []
         with evaluation(self):
             for start in range(0, len(codes), batch_size):
@@ -160,19 +167,19 @@ class DiffusionAutoencoder(Model):
                 cond = Condition(z=codes.z[rows].to(self.device))
                 denoise = bind(self.denoiser, cond) if steer is None else steer(cond, rows)
                 part = noise.map(lambda tensor, rows=rows: tensor[rows].to(self.device))
-                out.append(CODECS[codes.codec].decode(denoise, part, self.grid(codes.steps)).float().cpu())
+                out.append(CODECS[codes.codec].decode(denoise, part, grid).float().cpu())
                 if progress is not None:
                     progress(min(start + batch_size, len(codes)), len(codes))
         return torch.cat(out)
 
-    def reconstruct(self, images: Images, *, codec: str = "exact", steps: int = 19) -> Float[Tensor, "n c h w"]:
+    def reconstruct(self, images: Images, *, codec: str = "exact", steps: int = STEPS) -> Float[Tensor, "n c h w"]:
         """Encode and decode: the same pixels with the exact codec."""
         return self.decode(self.encode(images, codec=codec, steps=steps))
 
     def vary(self, codes: Codes, number: int = 1, *, seed: int = 0) -> Codes:
         """`number` variations of every image: the same z, fresh x_T (DiffAE, Fig. 3); image by image in the result."""
         rows = torch.arange(len(codes)).repeat_interleave(number)
-        return replace(codes[rows], codec="exact", noise=self.fresh_noise(len(rows), seed=seed))
+        return replace(codes[rows], codec="exact", noise=self.fresh_noise(len(rows), seed=seed), sha256=())
 
     def mix(self, semantics: Codes, rest: Codes) -> Codes:
         """z of one set of codes with the noise of another of the same length."""
@@ -180,7 +187,9 @@ class DiffusionAutoencoder(Model):
         self._check(rest)
         if len(semantics) != len(rest):
             raise ZsemError(f"mixing takes as many codes for z ({len(semantics)}) as for the noise ({len(rest)})")
-        return replace(rest, z=semantics.z)
+        if rest.noise is None:
+            raise ZsemError("mixing needs noise in the second codes; encode their images with noise")
+        return replace(rest, z=semantics.z, paths=(), sha256=())
 
     def fresh_noise(self, number: int, *, seed: int = 0) -> Noise:
         """Standard normal x_T; the one at a position depends on (seed, position) alone."""
@@ -217,11 +226,16 @@ class DiffusionAutoencoder(Model):
 
 @contextmanager
 def evaluation(model: Model) -> Iterator[None]:
-    """Inference as codecs need it: no gradient, no dropout, full float32 convolutions; training mode comes back."""
-    was_training = model.training
+    """Inference as codecs need it: no gradient, no dropout, full float32; what was set before comes back."""
+    was_training, precision = model.training, torch.get_float32_matmul_precision()
     model.eval()
+    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
             yield
     finally:
+        torch.set_float32_matmul_precision(precision)
         model.train(was_training)

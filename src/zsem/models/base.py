@@ -41,6 +41,7 @@ class Model(nn.Module):
         super().__init__()
         self.config = config
         self.history: dict[str, Any] = {}
+        self._stamp: tuple[tuple[tuple[int, int], ...], str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -50,11 +51,14 @@ class Model(nn.Module):
     @property
     def stamp(self) -> str:
         """Sixteen hexadecimal digits that name these weights (of the parameters alone, not of statistics)."""
-        digest = hashlib.sha256()
-        for name, parameter in sorted(self.named_parameters()):
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        versions = tuple((id(parameter), parameter._version) for parameter in self.parameters())
+        if self._stamp is None or self._stamp[0] != versions:  # hashing all weights takes a while: once per change
+            digest = hashlib.sha256()
+            for name, parameter in sorted(self.named_parameters()):
+                digest.update(name.encode())
+                digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+            self._stamp = versions, digest.hexdigest()[:16]
+        return self._stamp[1]
 
     def save(self, folder: str | Path) -> Path:
         """Write config.json and model.safetensors, each whole or not at all; the config last.
@@ -137,7 +141,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ZsemError(f"{folder} is not a model: it has no config.json; train one with `zsem train`") from None
     except (json.JSONDecodeError, UnicodeDecodeError):
         raise ZsemError(f"{path} is damaged: it is not JSON; copy it again from where the model came from") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if (
+        not isinstance(about, dict)
+        or about.get("format") != FORMAT
+        or not {"kind", "config", "version"} <= about.keys()
+    ):
         raise ZsemError(f"{path} was not written by zsem; foreign checkpoints are read with `zsem import`")
     if about.get("version") != FORMAT_VERSION:
         raise ZsemError(
@@ -149,14 +157,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a safetensors file, their names and shapes checked against `expected`."""
-    try:
-        state = safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ZsemError(f"{path} is missing; a model is config.json and model.safetensors together") from None
-    except safetensors.SafetensorError as error:
-        raise ZsemError(f"{path} is damaged ({error}); copy it again from where the model came from") from None
+    state = read_tensors(path)
     wrong = sorted(expected.keys() ^ state.keys())
     wrong += [name for name in sorted(expected.keys() & state.keys()) if expected[name].shape != state[name].shape]
     if wrong:
-        raise ZsemError(f"{path} does not fit its config.json: {wrong[0]} and {len(wrong) - 1} more differ")
+        raise ZsemError(f"{path} does not fit the model's configuration: {wrong[0]} and {len(wrong) - 1} more differ")
     return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises ZsemError where it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ZsemError(f"{path} is missing; copy it again from where the folder came from") from None
+    except safetensors.SafetensorError as error:
+        raise ZsemError(f"{path} is damaged ({error}); copy it again from where the folder came from") from None

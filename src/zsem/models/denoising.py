@@ -41,7 +41,7 @@ class AutoencoderObjective:
         weighting: Weighting = "v"
         """what every noise level weighs: 1 on the error of v, 1 on that of eps (simple), min_snr, p2"""
         timesteps: Literal["stratified", "uniform"] = "stratified"
-        """draws of t: one per equal part of 0..T-1 in every batch, or independent"""
+        """draws of t: spread evenly over 0..T-1 in every batch, or independent"""
 
     def __init__(self, model: DiffusionAutoencoder, config: Config) -> None:
         self.model, self.config = model, config

@@ -1,7 +1,7 @@
 """The building blocks of the ADM U-Net as Diffusion Autoencoders configure it (DiffAE, supplement A; ADM, section 3).
 
 Written for speed on CPUs as well: attention is a plain matrix product there (the fused CPU kernel loses at the few
-tokens of a U-Net), resampling is reshaping, and both modulations of a block are applied in one pass.
+tokens of a U-Net), upsampling is a reshape, and both modulations of a block are applied in one pass.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zsem.models.base import read_weights
+from zsem.models.base import read_tensors, read_weights
 from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
 
@@ -35,14 +35,15 @@ def write(
     average: nn.Module,
     optimisers: dict[str, torch.optim.Optimizer],
 ) -> Path:
-    """Write a checkpoint below `folder` and drop all but the newest KEPT; raises ZsemError where the disk is full."""
+    """Write a checkpoint below `folder` and drop all but the newest KEPT; raises
+    ZsemError or OSError where the disk is full."""
     final = folder / f"{progress.iteration:08d}"
     if final.exists():
         return final
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         write_whole(temporary / "weights.safetensors", safetensors.torch.save(contiguous(model.state_dict())))
         write_whole(temporary / "average.safetensors", safetensors.torch.save(contiguous(average.state_dict())))
         for name, optimiser in optimisers.items():
@@ -51,12 +52,18 @@ def write(
             )
         write_whole(temporary / "progress.json", json.dumps(asdict(progress)).encode())
         temporary.rename(final)
-    except ZsemError:
+    except (ZsemError, OSError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in complete(folder)[:-KEPT]:
         shutil.rmtree(old)
     return final
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed runs left half-written."""
+    for left in folder.glob(".*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -69,8 +76,7 @@ def read(path: Path, model: nn.Module, average: nn.Module, optimisers: dict[str,
     model.load_state_dict(read_weights(path / "weights.safetensors", model.state_dict()))
     average.load_state_dict(read_weights(path / "average.safetensors", average.state_dict()))
     for name, optimiser in optimisers.items():
-        tensors = safetensors.torch.load_file(path / f"optimiser-{name}.safetensors")
-        restore_optimiser(optimiser, tensors)
+        restore_optimiser(optimiser, read_tensors(path / f"optimiser-{name}.safetensors"))
     return Progress(**json.loads((path / "progress.json").read_text()))
 
 

@@ -9,7 +9,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,10 @@ from zsem.training.machine import bf16_is_fast, keep_freed_memory
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
-from zsem.values.objective import Objective
+from zsem.values.objective import Objective, Phase
 
 SAY_SECONDS = 5  # between lines of progress
+DROPOUT_DRAW = 3  # the last integer of a draw's name: what the draw is for
 
 
 class Loop:
@@ -84,11 +85,13 @@ class Loop:
         say: told a line of progress now and then.
         """
         self.config, self.folder = config, folder
-        self.measure, self.picture, self.say = measure, picture, say
+        self.measure, self.picture, self.say_line = measure, picture, say
         keep_freed_memory()
-        half = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(default_device()))
-        self.accelerator = Accelerator(mixed_precision="bf16" if half else "no")
-        self.model, self.objective = model.to(self.accelerator.device).train(), objective
+        self.accelerator = Accelerator()
+        device = self.accelerator.device
+        self.half = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
+        self.main = self.accelerator.is_main_process
+        self.model, self.objective = model.to(device).train(), objective
         self.average = copy.deepcopy(self.model).eval()
         networks = objective.networks
         self.optimisers: dict[str, torch.optim.Optimizer] = {
@@ -98,10 +101,7 @@ class Loop:
             )
             for name, network in networks.items()
         }  # fmt: skip
-        self.progress = checkpoint.Progress(losses=[])
-        newest = checkpoint.complete(folder / "checkpoints")
-        if newest:
-            self.progress = checkpoint.read(newest[-1], self.model, self.average, self.optimisers)
+        self.progress = self.restore()
         self.networks = {name: self.accelerator.prepare_model(network) for name, network in networks.items()}
         self.stop_requested = False
         self.recent: deque[tuple[float, int, float]] = deque(maxlen=10)  # seconds, images, loss at lines of the log
@@ -117,19 +117,16 @@ class Loop:
         """Train until `iterations` or `minutes` are reached, counted over all resumes; returns the averaged model.
 
         snapshots: minutes after which a copy of the averaged model is put into snapshots/.
-        With `iterations` the learning rate falls to zero along a cosine and a resumed run equals an undisturbed one to
-        the bit; with `minutes` it is constant and falls in the last `decay_share` of the time.
+        With `iterations` the learning rate falls to zero along a cosine, and a resumed run equals an undisturbed one to
+        the bit (on CPUs; some CUDA kernels are not deterministic); with `minutes` it is constant and falls in the last
+        `decay_share` of the time. Raises ZsemError where the end of the training cannot be written.
         """
-        if (iterations is None) == (minutes is None):
-            raise ZsemError("say how long to train: either a number of iterations or of minutes")
-        p, config = self.progress, self.config
-        timed = minutes is not None
-        goal = 60 * minutes if minutes is not None else float(iterations or 0)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        goal = time_goal(iterations, minutes)
+        p, config, timed = self.progress, self.config, minutes is not None
         self.trim_log()
         pending = sorted(m for m in snapshots if m * 60 > p.seconds)
         saved = drawn = said = p.seconds
-        clock_now = time.perf_counter()
+        now = time.perf_counter()
         with self.signals():
             while (p.seconds if timed else p.iteration) < goal and not self.stop_requested:
                 share = (p.seconds if timed else p.iteration) / goal
@@ -137,26 +134,31 @@ class Loop:
                 p.losses.append(self.step(batches, rate))
                 p.iteration += 1
                 p.images += config.batch_size
-                clock_before, clock_now = clock_now, time.perf_counter()
-                p.seconds += clock_now - clock_before
+                before, now = now, time.perf_counter()
+                p.seconds += now - before
+                self.agree()
                 if p.iteration % config.log_every == 0:
                     self.log(rate)
                 if pending and p.seconds >= 60 * pending[0]:
-                    self.export(self.folder / "snapshots" / f"{pending.pop(0):g}min", everything=True)
+                    folder = self.folder / "snapshots" / f"{pending.pop(0):g}min"
+                    self.attempt(lambda folder=folder: self.export(folder, everything=True))
                 if p.seconds - saved >= 60 * config.checkpoint_minutes:
                     saved = p.seconds
-                    self.save(last=False)
+                    self.attempt(lambda: self.save(everything=False))
                 if p.seconds - drawn >= 60 * config.picture_minutes:
                     drawn = p.seconds
-                    self.draw()
+                    self.attempt(self.draw)
                 if p.seconds - said >= SAY_SECONDS:
                     said = p.seconds
                     self.say(self.status(p.seconds / share - p.seconds if share else math.inf))
-        self.save(last=not self.stop_requested)
-        if self.stop_requested:
-            self.say(f"stopped at iteration {p.iteration}; add --resume to go on")
-        else:
-            self.draw()
+            self.note_history()
+            if self.main:
+                self.save(everything=not self.stop_requested)
+                if self.stop_requested:
+                    self.say(f"stopped at iteration {p.iteration}; add --resume to go on")
+                else:
+                    self.attempt(self.draw)
+            self.accelerator.wait_for_everyone()
         return self.average
 
     def step(self, batches: Batches, rate: float) -> float:
@@ -164,21 +166,32 @@ class Loop:
         p, config, accelerator = self.progress, self.config, self.accelerator
         batch = batches.batch(p.iteration)
         # dropout is the one draw that torch makes itself: name it too
-        torch.manual_seed(int(generator(config.seed, p.iteration, accelerator.process_index).integers(2**63)))
+        name = (config.seed, p.iteration, accelerator.process_index, DROPOUT_DRAW)
+        torch.manual_seed(int(generator(*name).integers(2**63)))
         total = 0.0
-        for phase in self.objective.phases(batch, self.networks):
+        for phase in self.under_autocast(self.objective.phases(batch, self.networks)):
             optimiser, network = self.optimisers[phase.optimiser], self.networks[phase.optimiser]
             for group in optimiser.param_groups:
                 group["lr"] = rate
             accelerator.backward(phase.loss)
             accelerator.clip_grad_norm_(network.parameters(), config.clip)
             optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            for every in self.optimisers.values():  # a phase may leave gradients in networks that it does not train
+                every.zero_grad(set_to_none=True)
             loss = accelerator.reduce(phase.loss.detach(), "mean")
             assert isinstance(loss, torch.Tensor)
             total += loss.item()
         ema.update(self.average, self.model, ema.decay(p.iteration + 1, config.ema_width))
         return total
+
+    def under_autocast(self, phases: Iterator[Phase]) -> Iterator[Phase]:
+        """The same phases, their forward passes in bf16 where that is fast; what happens between them is not."""
+        while True:
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half):
+                phase = next(phases, None)
+            if phase is None:
+                return
+            yield phase
 
     def rate_factor(self, share: float, *, cosine: bool) -> float:
         """The learning rate's factor after `share` of the training, without and with the decay tail."""
@@ -192,21 +205,27 @@ class Loop:
         p = self.progress
         self.recent.append((p.seconds, p.images, sum(p.losses) / len(p.losses)))
         p.losses.clear()
-        if self.accelerator.is_main_process:
-            line = {
-                "iteration": p.iteration, "images": p.images, "seconds": round(p.seconds, 3),
-                "loss": self.recent[-1][2], "learning_rate": rate,
-            }  # fmt: skip
+        line = {
+            "iteration": p.iteration, "images": p.images, "seconds": round(p.seconds, 3),
+            "loss": self.recent[-1][2], "learning_rate": rate,
+        }  # fmt: skip
+
+        def append() -> None:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
+        self.attempt(append)
+
     def trim_log(self) -> None:
-        """Drop what the log says of iterations after the checkpoint that training goes on from."""
+        """Drop what the log says of iterations after the checkpoint that training goes on from, and broken lines."""
         path = self.folder / "metrics.jsonl"
-        if path.exists() and self.accelerator.is_main_process:
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["iteration"] <= self.progress.iteration]
-            write_whole(path, "".join(line + "\n" for line in kept).encode())
+        if path.exists() and self.main:
+            kept = []
+            for line in path.read_text().splitlines():
+                with suppress(json.JSONDecodeError):
+                    if json.loads(line)["iteration"] <= self.progress.iteration:
+                        kept.append(line + "\n")
+            write_whole(path, "".join(kept).encode())
 
     def status(self, left: float) -> str:
         """One line: iteration, loss, images/s over the last lines of the log, time left."""
@@ -216,31 +235,61 @@ class Loop:
         speed = (images_after - images_before) / (end - begin)
         return f"iteration {self.progress.iteration}  loss {loss:.4f}  {speed:.0f} images/s  {clock(left)} left"
 
-    def save(self, *, last: bool) -> None:
-        """Checkpoint and loadable model. A full disk is told and training goes on, unless this was the last chance."""
-        if not self.accelerator.is_main_process:
-            return
-        try:
-            checkpoint.write(self.folder / "checkpoints", self.progress, self.model, self.average, self.optimisers)
-            self.export(self.folder, everything=last)
-        except ZsemError as error:
-            if last or self.stop_requested:
-                raise
-            self.say(f"warning: {error}; training goes on")
+    def attempt(self, write: Callable[[], None]) -> None:
+        """Write something, on the main process. A full disk is told, and training goes on: there may be room later."""
+        if self.main:
+            try:
+                write()
+            except (ZsemError, OSError) as error:
+                self.say(f"warning: {error}; training goes on")
+
+    def save(self, *, everything: bool) -> None:
+        """Write a checkpoint and the model, ready to load."""
+        checkpoint.write(self.folder / "checkpoints", self.progress, self.model, self.average, self.optimisers)
+        self.export(self.folder, everything=everything)
 
     def export(self, folder: Path, *, everything: bool) -> None:
         """Save the averaged model with its statistics, over all training images or some."""
-        self.average.history |= {
-            "iterations": self.progress.iteration,
-            "images": self.progress.images,
-            "minutes": round(self.progress.seconds / 60, 2),
-        }
+        self.note_history()
         self.measure(self.average, everything)
         self.average.save(folder)
 
+    def note_history(self) -> None:
+        """Tell the averaged model how far it has come."""
+        p = self.progress
+        self.average.history |= {"iterations": p.iteration, "images": p.images, "minutes": round(p.seconds / 60, 2)}
+
     def draw(self) -> None:
-        if self.accelerator.is_main_process:
-            self.picture(self.average, self.folder / "pictures" / f"{self.progress.iteration:08d}.png")
+        self.picture(self.average, self.folder / "pictures" / f"{self.progress.iteration:08d}.png")
+
+    def say(self, line: str) -> None:
+        if self.main:
+            self.say_line(line)
+
+    def restore(self) -> checkpoint.Progress:
+        """Go on from the newest checkpoint that is whole, if there is any."""
+        folder = self.folder / "checkpoints"
+        if self.main:
+            checkpoint.sweep(folder)
+        failures = []
+        for path in reversed(checkpoint.complete(folder)):
+            try:
+                return checkpoint.read(path, self.model, self.average, self.optimisers)
+            except ZsemError as error:
+                failures.append(error)
+                self.say(f"warning: {error}; trying the checkpoint before")
+        if failures:
+            raise ZsemError(f"no checkpoint in {folder} can be read; begin a new training with --init {self.folder}")
+        return checkpoint.Progress(losses=[])
+
+    def agree(self) -> None:
+        """One clock and one will for all processes: the slowest clock, and a stop that any of them was asked for."""
+        if self.accelerator.num_processes > 1:
+            mine = torch.tensor([self.progress.seconds, float(self.stop_requested)], device=self.accelerator.device)
+            everyone = self.accelerator.gather(mine)
+            assert isinstance(everyone, torch.Tensor)
+            seconds, stop = everyone.view(-1, 2).amax(dim=0).tolist()
+            self.progress.seconds, self.stop_requested = seconds, stop > 0
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -262,10 +311,14 @@ class Loop:
                 signal.signal(number, handler)
 
 
-def default_device() -> torch.device:
-    """The device that training will run on."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
+def time_goal(iterations: int | None, minutes: float | None) -> float:
+    """Iterations or seconds, whichever is given; raises ZsemError where it is not one of the two and positive."""
+    if (iterations is None) == (minutes is None):
+        raise ZsemError("say how long to train: either a number of iterations or of minutes")
+    goal = float(iterations or 0) if minutes is None else 60 * minutes
+    if goal <= 0:
+        raise ZsemError(f"a training must be longer than {goal:g}: give a positive number of iterations or minutes")
+    return goal
 
 
 def clock(seconds: float) -> str:

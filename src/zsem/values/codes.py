@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -61,7 +63,7 @@ class Codes:
 
     z: semantic codes as the encoder gives them, float32, [n, d].
     noise: stochastic codes, or None where only z was asked for.
-    codec, steps: how the noise was made and must be decoded; steps counts the noise levels of the grid.
+    codec, timesteps: how the noise was made and must be decoded; the noise levels of the grid, noisiest first.
     shape: channels, height and width of the images.
     model, backend: stamps of the weights and of the arithmetic that made the codes; exactness holds for the same both.
     paths, sha256: the images' files, "" where an image came from memory.
@@ -70,7 +72,7 @@ class Codes:
     z: Float[Tensor, "n d"]
     noise: Noise | None = None
     codec: str = "exact"
-    steps: int = 19
+    timesteps: tuple[float, ...] = ()
     shape: tuple[int, int, int]
     model: str = ""
     backend: str = ""
@@ -84,6 +86,11 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.z)
+
+    @property
+    def steps(self) -> int:
+        """Noise levels of the grid."""
+        return len(self.timesteps)
 
     def __getitem__(self, index: slice | Sequence[int] | Tensor) -> Codes:
         """The codes of some of the images: a slice, a list of positions, or a mask."""
@@ -104,12 +111,16 @@ class Codes:
 
     @staticmethod
     def cat(parts: Sequence[Codes]) -> Codes:
-        """Join codes of one model, codec and number of steps; raises ValueError where they differ."""
+        """Join codes of one model, backend, codec and grid; raises ValueError where they differ."""
+
+        def kind(part: Codes) -> tuple[object, ...]:
+            return part.codec, part.timesteps, part.shape, part.model, part.backend
+
         first = parts[0]
-        if any(
-            (p.codec, p.steps, p.shape, p.model) != (first.codec, first.steps, first.shape, first.model) for p in parts
-        ):
-            raise ValueError("codes of different models, codecs, steps or image shapes cannot be joined")
+        if any(kind(part) != kind(first) for part in parts):
+            raise ValueError("codes of different models, backends, codecs, grids or image shapes cannot be joined")
+        if len({(bool(part.paths), bool(part.sha256)) for part in parts}) > 1:
+            raise ValueError("codes that name their images cannot be joined with codes that do not")
         noises = [p.noise for p in parts]
         given = [n for n in noises if n is not None]
         if given and len(given) != len(parts):
@@ -136,10 +147,17 @@ class Codes:
         path.parent.mkdir(parents=True, exist_ok=True)
         blank = ("",) * len(self)
         flat = pa.array(self.z.float().cpu().numpy().reshape(-1))
-        noise_kinds = [] if self.noise is None else list(self.noise.tensors())
+        shards = []
+        for number, start in enumerate(range(0, len(self), SHARD_IMAGES) if self.noise is not None else ()):
+            part = self[start : start + SHARD_IMAGES].noise
+            assert part is not None
+            data = safetensors.torch.save({k: v.to("cpu", dtype).contiguous() for k, v in part.tensors().items()})
+            # named by content, so that a table never finds the noise of another table under its names
+            shards.append(f"{path.stem}.noise-{number:05d}-{hashlib.sha256(data).hexdigest()[:8]}.safetensors")
+            write_whole(path.with_name(shards[-1]), data)
         about = {
-            "format": "zsem.codes", "version": FORMAT_VERSION, "codec": self.codec, "steps": self.steps,
-            "shape": self.shape, "model": self.model, "backend": self.backend, "noise": noise_kinds,
+            "format": "zsem.codes", "version": FORMAT_VERSION, "codec": self.codec, "timesteps": self.timesteps,
+            "shape": self.shape, "model": self.model, "backend": self.backend, "noise": shards,
         }  # fmt: skip
         table = pa.table(
             {
@@ -150,14 +168,12 @@ class Codes:
                 "backend": pa.array([self.backend] * len(self)).dictionary_encode(),
             }
         ).replace_schema_metadata({"zsem": json.dumps(about)})
-        for number, start in enumerate(range(0, len(self), SHARD_IMAGES) if self.noise is not None else ()):
-            part = self[start : start + SHARD_IMAGES].noise
-            assert part is not None
-            tensors = {k: v.to("cpu", dtype).contiguous() for k, v in part.tensors().items()}
-            write_whole(noise_shard(path, number), safetensors.torch.save(tensors))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
-        write_whole(path, sink.getvalue().to_pybytes())  # last: a table never names shards that are not there
+        write_whole(path, sink.getvalue().to_pybytes())
+        for old in path.parent.glob(f"{glob.escape(path.stem)}.noise-*.safetensors"):
+            if old.name not in shards:
+                old.unlink()
         return path
 
     @staticmethod
@@ -165,7 +181,6 @@ class Codes:
         """Read what `save` wrote. Raises ZsemError where the file is missing, foreign, or lacks its noise."""
         import pyarrow as pa
         import pyarrow.parquet as pq
-        import safetensors.torch
 
         path = Path(path)
         try:
@@ -187,17 +202,13 @@ class Codes:
         n = len(table)
         noise = None
         if about["noise"]:
-            shards = [noise_shard(path, number) for number in range(-(-n // SHARD_IMAGES))]
-            missing = [s for s in shards if not s.exists()]
-            if missing:
-                raise ZsemError(f"{path} needs its noise file {missing[0].name} beside it; copy both or encode again")
-            noise = Noise.cat([Noise(**safetensors.torch.load_file(s)) for s in shards])
+            noise = Noise.cat([Noise(**read_shard(path.with_name(name))) for name in about["noise"]])
         paths, sums = table["path"].to_pylist(), table["sha256"].to_pylist()
         return Codes(
             z=torch.from_numpy(np.array(values, dtype=np.float32).reshape(n, -1)),
             noise=noise,
             codec=about["codec"],
-            steps=about["steps"],
+            timesteps=tuple(about["timesteps"]),
             shape=tuple(about["shape"]),
             model=about["model"],
             backend=about["backend"],
@@ -206,6 +217,13 @@ class Codes:
         )
 
 
-def noise_shard(path: Path, number: int) -> Path:
-    """The file that holds the noise of the images `number` * SHARD_IMAGES and on."""
-    return path.with_name(f"{path.stem}.noise-{number:05d}.safetensors")
+def read_shard(path: Path) -> dict[str, Tensor]:
+    """The noise in one file; raises ZsemError where it is missing or damaged."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ZsemError(f"the codes need their noise file {path} beside them; copy both or encode again") from None
+    except safetensors.SafetensorError as error:
+        raise ZsemError(f"{path} is damaged ({error}); copy it again or encode again") from None

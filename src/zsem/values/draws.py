@@ -15,8 +15,9 @@ from torch import Tensor
 
 
 def generator(*name: int) -> np.random.Generator:
-    """The random generator that belongs to `name`, a sequence of non-negative integers."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(name)))
+    """The random generator that belongs to `name`, a sequence of integers in 0 .. 2^32 - 1."""
+    # The length goes in too: a SeedSequence is padded with zeros, so that (1, 2) would be (1, 2, 0)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(name), *name))))
 
 
 def normal(names: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:

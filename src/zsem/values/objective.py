@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int, UInt8
@@ -26,11 +26,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One backward pass: a scalar loss, the optimiser that steps on it, and figures to log."""
+    """One backward pass: a scalar loss, and the name of the optimiser that steps on it."""
 
     loss: Float[Tensor, ""]
     optimiser: str
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable
