@@ -178,7 +178,7 @@ class TestMistakes:
     def test_steps_beyond_the_schedule(self, zsem, tmp_path, run, faces):
         code, _, err = zsem("encode", run, faces, "--noise", "--steps", "5000", "--out", tmp_path / "codes.parquet")
         assert code == 2
-        assert "between 1 and 995" in err
+        assert "between 1 and 998" in err
 
     def test_a_file_in_the_way(self, zsem, tmp_path, run, faces):
         (tmp_path / "out").write_text("something else")

@@ -214,7 +214,7 @@ def test_a_full_disk_keeps_the_model_that_was_there(saved, small_model):
 def test_wrong_requests_are_told_in_a_sentence(small_model, pixels):
     with pytest.raises(ZsemError, match="choose one of exact, ddim, offsets"):
         small_model.encode(pixels, codec="exakt")
-    with pytest.raises(ZsemError, match="between 1 and 995"):
+    with pytest.raises(ZsemError, match="between 1 and 998"):
         small_model.encode(pixels, steps=0)
     with pytest.raises(ZsemError, match=r"\[n, 3, 16, 16\]"):
         small_model.encode(pixels[:, :, :8])

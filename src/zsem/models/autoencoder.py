@@ -24,10 +24,10 @@ from zsem.values.codes import Codes, Noise
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition
 
-# The codec's noise levels end where inversion loses its footing: above sigma / alpha = 160, and below timestep 5, where
+# The codec's noise levels end where inversion loses its footing: above sigma / alpha = 160, and below timestep 2, where
 # images without any noise are so far from what the network was trained on that the error of the first step grows
-U_MAX, CLEANEST = 160.0, 5
-CLEAN_LABEL = 2  # the first step is a midpoint rule: of a clean image the network is told half the first timestep
+U_MAX, CLEANEST = 160.0, 2
+CLEAN_LABEL = 1  # the first step is a midpoint rule: of a clean image the network is told half the first timestep
 STEPS = 19  # noise levels of the default codec: 20 evaluations to encode, 19 to decode
 MEASURED_NOISE = 32  # held-out images over which the moments of x_T are taken
 
