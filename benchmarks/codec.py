@@ -1,6 +1,6 @@
 """How exactly images survive the codecs, and how far edits drift from the exact ODE's.
 
-    python benchmarks/codec.py RUN DATA [--number 16] [--json FILE]
+    python benchmarks/codec.py RUN DATA [--number 8] [--moments 256] [--json FILE]
 
 Round trip: encode and decode held-out images. Drift: encode, move z half the way to another image's, decode; compared
 with the same done by a 400-step Heun solver both ways (float64 state). Errors are mean squared, on the [0, 1] scale.
@@ -107,11 +107,19 @@ def batch_of_one(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, float
     }
 
 
+def moments(model: DiffusionAutoencoder, pixels: Tensor) -> dict[str, float]:
+    """Mean and variance of the default codec's x_T over all its numbers: 0 and 1 for a perfect inversion."""
+    noise = model.encode(pixels, batch_size=32).noise
+    assert noise is not None
+    return {"images": len(pixels), "mean": float(noise.x_T.mean()), "variance": float(noise.x_T.var())}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("data")
-    parser.add_argument("--number", type=int, default=16, help="held-out images")
+    parser.add_argument("--number", type=int, default=8, help="held-out images")
+    parser.add_argument("--moments", type=int, default=256, help="held-out images over which x_T's moments are taken")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
     model = api.load(arguments.run)
@@ -127,6 +135,9 @@ def main() -> None:
             f"| {row['drift']:.1e} | {row['x_T_mean']:+.3f} | {row['x_T_variance']:.3f} |"
         )
     print(f"DDIM's drift on the paper's grid is {figures['drift_of_ddim_over_exact']:.1f} times the exact codec's")
+    x_T = moments(model, images.pixels[: arguments.moments])
+    figures["moments"] = x_T
+    print(f"x_T of {x_T['images']} held-out images: mean {x_T['mean']:+.3f}, variance {x_T['variance']:.3f}")
     one = figures["batch_of_one"]
     print(f"one by one against a batch: z {one['z']:.0e}, x_T {one['x_T']:.0e}, fresh x_T decoded {one['decoded']:.0e}")
     if arguments.json:
