@@ -8,17 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from zsem.values.errors import ZsemError
-from zsem.values.files import write_whole
+from zsem.values.files import read_tensors, write_whole
 
 FORMAT = "zsem.model"
 FORMAT_VERSION = 1
+RESTORE = "copy it again from where the folder came from"
 KINDS: dict[str, type[Model]] = {}
 ModelT = TypeVar("ModelT", bound="Model")
 
@@ -157,19 +157,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of a safetensors file, their names and shapes checked against `expected`."""
-    state = read_tensors(path)
+    state = read_tensors(path, RESTORE)
     wrong = sorted(expected.keys() ^ state.keys())
     wrong += [name for name in sorted(expected.keys() & state.keys()) if expected[name].shape != state[name].shape]
     if wrong:
         raise ZsemError(f"{path} does not fit the model's configuration: {wrong[0]} and {len(wrong) - 1} more differ")
     return state
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; raises ZsemError where it is missing or damaged."""
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ZsemError(f"{path} is missing; copy it again from where the folder came from") from None
-    except safetensors.SafetensorError as error:
-        raise ZsemError(f"{path} is damaged ({error}); copy it again from where the folder came from") from None

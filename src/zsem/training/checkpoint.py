@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from zsem.models.base import read_tensors, read_weights
+from zsem.models.base import RESTORE, read_weights
 from zsem.values.errors import ZsemError
-from zsem.values.files import write_whole
+from zsem.values.files import read_tensors, write_whole
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged on the disk
 
@@ -76,7 +76,7 @@ def read(path: Path, model: nn.Module, average: nn.Module, optimisers: dict[str,
     model.load_state_dict(read_weights(path / "weights.safetensors", model.state_dict()))
     average.load_state_dict(read_weights(path / "average.safetensors", average.state_dict()))
     for name, optimiser in optimisers.items():
-        restore_optimiser(optimiser, read_tensors(path / f"optimiser-{name}.safetensors"))
+        restore_optimiser(optimiser, read_tensors(path / f"optimiser-{name}.safetensors", RESTORE))
     return Progress(**json.loads((path / "progress.json").read_text()))
 
 

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zsem.values.errors import ZsemError
-from zsem.values.files import write_whole
+from zsem.values.files import read_tensors, write_whole
 
 FORMAT_VERSION = 1
+MEND_NOISE = "codes need their noise file beside them: copy both again, or encode again"
 SHARD_IMAGES = 1024  # images per file of noise: 64 px RGB in float32 makes some 100 MB
 
 
@@ -202,7 +203,7 @@ class Codes:
         n = len(table)
         noise = None
         if about["noise"]:
-            noise = Noise.cat([Noise(**read_shard(path.with_name(name))) for name in about["noise"]])
+            noise = Noise.cat([Noise(**read_tensors(path.with_name(name), MEND_NOISE)) for name in about["noise"]])
         paths, sums = table["path"].to_pylist(), table["sha256"].to_pylist()
         return Codes(
             z=torch.from_numpy(np.array(values, dtype=np.float32).reshape(n, -1)),
@@ -215,15 +216,3 @@ class Codes:
             paths=tuple(paths) if any(paths) else (),
             sha256=tuple(sums) if any(sums) else (),
         )
-
-
-def read_shard(path: Path) -> dict[str, Tensor]:
-    """The noise in one file; raises ZsemError where it is missing or damaged."""
-    import safetensors.torch
-
-    try:
-        return safetensors.torch.load_file(path)
-    except FileNotFoundError:
-        raise ZsemError(f"the codes need their noise file {path} beside them; copy both or encode again") from None
-    except safetensors.SafetensorError as error:
-        raise ZsemError(f"{path} is damaged ({error}); copy it again or encode again") from None

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from torch import Tensor
+
 from zsem.values.errors import ZsemError
 
 
@@ -27,3 +29,15 @@ def write_whole(path: Path, data: bytes) -> None:
         raise ZsemError(
             f"could not write {path} ({error.strerror}); what was there before is untouched: free some room and repeat"
         ) from error
+
+
+def read_tensors(path: Path, mend: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises ZsemError, which ends in `mend`, where it is missing or damaged."""
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)
+    except FileNotFoundError:
+        raise ZsemError(f"{path} is missing; {mend}") from None
+    except safetensors.SafetensorError as error:
+        raise ZsemError(f"{path} is damaged ({error}); {mend}") from None
