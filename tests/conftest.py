@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from zsem.models.autoencoder import DiffusionAutoencoder
@@ -14,6 +15,10 @@ from zsem.values import draws
 
 # The networks here are so small that a second thread only waits, and on a busy machine waits for long.
 torch.set_num_threads(1)
+
+# The same examples every time, and no verdict on how long one took: machines are busy.
+settings.register_profile("zsem", deadline=None, derandomize=True)
+settings.load_profile("zsem")
 
 SMALL = DiffusionAutoencoder.Config(
     image_size=16,
