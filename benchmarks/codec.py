@@ -23,7 +23,8 @@ from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import heun, last
-from zsem.models.autoencoder import CLEANEST, U_MAX, DiffusionAutoencoder, evaluation
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.imaging import CLEANEST, U_MAX, evaluation
 from zsem.values.prediction import Condition
 
 REFERENCE_STEPS = 400

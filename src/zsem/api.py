@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, overload
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from zsem.data.batches import Batches
 from zsem.data.images import ImageSet, load_images
+from zsem.interop.conventions import GUESS, Options
+from zsem.interop.importing import Imported, is_foreign, read_models
 from zsem.models.autoencoder import DiffusionAutoencoder
-from zsem.models.base import Model
+from zsem.models.base import Model, ModelT
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop, time_goal
 from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
 from zsem.training.presets import PRESETS, Preset
+from zsem.values.direction import save_directions
 from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
 
@@ -27,12 +31,76 @@ MEASURED_IMAGES = 1024  # images that statistics of an unfinished model are take
 SHOWN_IMAGES = 8  # images in the pictures of a training
 
 
-def load(name: str | Path, *, device: str | torch.device | None = None) -> DiffusionAutoencoder:
-    """Load a trained model: a run folder, or "owner/name" on the Hugging Face hub.
+@overload
+def load(name: str | Path, *, device: str | torch.device | None = None) -> Any: ...
 
+
+@overload
+def load(name: str | Path, *, kind: type[ModelT], device: str | torch.device | None = None) -> ModelT: ...
+
+
+def load(name: str | Path, *, kind: type[Model] = Model, device: str | torch.device | None = None) -> Model:
+    """Load a model: a run folder, "owner/name" on the Hugging Face hub, or a foreign checkpoint as `zsem import` reads.
+
+    kind: the class that is wanted, e.g. DiffusionAutoencoder.
     device: where to put it; by default an accelerator where there is one.
+    Raises ZsemError where there is no such model, it is damaged, or of another kind.
     """
-    return DiffusionAutoencoder.from_pretrained(name, device=default_device() if device is None else device)
+    device = default_device() if device is None else device
+    if not is_foreign(Path(name)):
+        return kind.from_pretrained(name, device=device)
+    model = read_models([Path(name)]).model
+    if not isinstance(model, kind):
+        raise ZsemError(
+            f"{name} holds {'no model' if model is None else f'a {type(model).__name__}'}, a {kind.__name__} is wanted"
+        )
+    return model.to(device).eval()
+
+
+def import_models(files: Sequence[str | Path], out: str | Path, options: Options = GUESS) -> Imported:
+    """Turn foreign checkpoints into a run folder; returns what was found in them.
+
+    files: checkpoints that belong together, e.g. an autoencoder, its latent.pkl and its classifier; or what belongs to
+        the model that `out` already holds.
+    Writes the model to `out`, its latent DDIM to `out`/prior, and directions to `out`/semantics/directions.safetensors.
+    Raises ZsemError where a file cannot be read or does not fit, before anything is written.
+    """
+    out = Path(out)
+    paths = [Path(file) for file in files]
+    for path in paths:
+        if not is_foreign(path):
+            raise ZsemError(f"{path} is neither a checkpoint file nor a folder of diffusers: check the path")
+    found = read_models(paths, options)
+    model = found.model
+    if model is None:
+        if not (out / "config.json").exists():
+            raise ZsemError(
+                f"{', '.join(map(str, paths))} belong to an autoencoder: import that as well, or into its folder"
+            )
+        model = complete(load(out, kind=DiffusionAutoencoder, device="cpu"), found, out)
+    elif out.exists() and any(out.iterdir()):
+        raise ZsemError(f"{out} is not empty: choose another folder")
+    model.save(out)
+    if found.prior is not None:
+        found.prior.save(out / "prior")
+    if directions := found.directions(model.stamp):
+        save_directions(out / "semantics" / "directions.safetensors", directions)
+    return found
+
+
+def complete(model: DiffusionAutoencoder, found: Imported, out: Path) -> DiffusionAutoencoder:
+    """The model of `out` with the statistics of z that were found; raises ZsemError where they are another model's."""
+    mean, std = found.z_mean, found.z_std
+    assert mean is not None and std is not None  # a classifier is not read without them
+    if mean.shape != model.z_mean.shape:
+        raise ZsemError(f"the files are for codes of {len(mean)} numbers and {out} has {len(model.z_mean)}")
+    known = bool((model.z_std != 1).any())
+    if known and not torch.allclose(mean, model.z_mean, atol=1e-3, rtol=1e-3):
+        raise ZsemError(f"the files have other statistics of z than {out}: they do not belong together")
+    model.z_mean.copy_(mean)
+    model.z_std.copy_(std)
+    model.history["origin"] = [*model.history.get("origin", []), *found.origins]
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +202,7 @@ def new_plan(out: Path, preset: str | Preset, size: int | None, *, init: str | P
             raise ZsemError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
         preset = PRESETS[preset]
     if init is not None:
-        preset = replace(preset, model=load(init, device="cpu").config)
+        preset = replace(preset, model=load(init, kind=DiffusionAutoencoder, device="cpu").config)
     if size is not None:
         preset = replace(preset, model=replace(preset.model, image_size=size))
     return Plan(preset=preset, init=None if init is None else str(init), limit=limit)
@@ -168,7 +236,7 @@ def first_model(config: DiffusionAutoencoder.Config, seed: int, init: str | None
         torch.manual_seed(seed)
         model = DiffusionAutoencoder(config)
     if init is not None:
-        weights, expected = load(init, device="cpu").state_dict(), model.state_dict()
+        weights, expected = load(init, kind=DiffusionAutoencoder, device="cpu").state_dict(), model.state_dict()
         if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
             raise ZsemError(f"{init} has other layers than a model of this size; leave out --size")
         model.load_state_dict(weights)

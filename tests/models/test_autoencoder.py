@@ -14,7 +14,7 @@ from PIL import Image
 
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
-from zsem.models import autoencoder
+from zsem.models import imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.values import draws
@@ -91,7 +91,7 @@ def test_every_kind_of_image_gives_the_same_code(small_model, image_folder, pixe
 def test_codes_remember_their_grid(small_model, pixels, monkeypatch):
     """A later zsem may choose other noise levels; codes of an earlier one must still decode."""
     codes = small_model.encode(pixels)
-    monkeypatch.setattr(autoencoder, "CLEANEST", 40)
+    monkeypatch.setattr(imaging, "CLEANEST", 40)
     assert small_model.encode(pixels).timesteps != codes.timesteps
     assert torch.equal(to_uint8(small_model.decode(codes)), pixels)
 
@@ -191,7 +191,7 @@ def test_a_name_that_is_nowhere_is_told_in_a_sentence(monkeypatch):
 
 FULL_DISK = """
 import resource, signal, sys
-from zsem.models import autoencoder
+from zsem.models import imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.values.errors import ZsemError
 model = DiffusionAutoencoder.from_pretrained(sys.argv[1])

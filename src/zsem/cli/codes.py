@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, progress
-from zsem.cli.images import Choice, chunks, open_images, png_names, save_images
+from zsem.cli.images import Choice, chunks, open_autoencoder, open_images, png_names, save_images
 from zsem.values.errors import ZsemError
 
 CHUNK = 256
@@ -29,7 +29,7 @@ class Encode(Command):
     """file to write, e.g. codes.parquet"""
     noise: FlagCreatePairsOff[bool] = False
     """encode the stochastic code too, from which decoding gives the very image back"""
-    codec: Literal["exact", "ddim", "offsets"] = "exact"
+    codec: Literal["exact", "ddim", "offsets", "reference"] = "exact"
     """how the stochastic code is found"""
     steps: int = 19
     """noise levels; the exact codec evaluates the network once more to encode, as often to decode"""
@@ -43,9 +43,7 @@ class Encode(Command):
     def run(self) -> Report:
         import torch
 
-        from zsem import api
-
-        model = api.load(self.model)
+        model = open_autoencoder(self.model)
         images = open_images(self.images, model, split=self.split, limit=self.limit)
         dtype = getattr(torch, self.dtype)
         started = time.perf_counter()
@@ -81,12 +79,11 @@ class Decode(Command):
     """only the first so many codes"""
 
     def run(self) -> Report:
-        from zsem import api
         from zsem.values.codes import Codes
 
         if self.limit is not None and self.limit < 1:
             raise ZsemError(f"--limit must be at least 1, not {self.limit}")
-        model = api.load(self.model)
+        model = open_autoencoder(self.model)
         codes = Codes.load(self.codes)[: self.limit]
         if codes.noise is None:
             # Drawn for all at once: a code's noise must not depend on the chunk that it falls into

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from zsem.data.images import ImageSet
     from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.models.imaging import ImageModel
 
 Choice = Literal["all", "train", "val", "test"]
 """A split of the images, or all of them."""
@@ -24,9 +25,15 @@ SHOWN_PIXELS = 64
 """Smaller images are enlarged by a whole number to about this side."""
 
 
-def open_images(
-    source: str, model: DiffusionAutoencoder, *, split: Choice = "all", limit: int | None = None
-) -> ImageSet:
+def open_autoencoder(name: str) -> DiffusionAutoencoder:
+    """The autoencoder of a run folder, on the hub, or in a foreign checkpoint."""
+    from zsem import api
+    from zsem.models.autoencoder import DiffusionAutoencoder
+
+    return api.load(name, kind=DiffusionAutoencoder)
+
+
+def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit: int | None = None) -> ImageSet:
     """Images as `model` takes them; what is odd about them is said on stderr."""
     from zsem.data.images import load_images
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +34,19 @@ class Info(Command):
                 name: sum(p.numel() for p in network.parameters()) for name, network in model.named_children()
             },
             "history": model.history,
-            "z": {
-                "dim": len(model.z_mean),
-                "mean_norm": model.z_mean.norm().item(),
-                "std_min": model.z_std.min().item(),
-                "std_max": model.z_std.max().item(),
-            },
+            **({"z": statistics(model.z_mean, model.z_std)} if hasattr(model, "z_mean") else {}),
             "config": asdict(model.config),
             "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*")) if path.is_file()},
         }
         rows = [{self.model: name, "": text} for name, text in flat(figures)]
         return Report(figures=figures, rows=rows)
+
+
+def statistics(mean: Tensor, std: Tensor) -> dict[str, float | int]:
+    """What is worth showing of the statistics of codes."""
+    return {
+        "dim": len(mean), "mean_norm": mean.norm().item(), "std_min": std.min().item(), "std_max": std.max().item(),
+    }  # fmt: skip
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -18,10 +18,12 @@ from zsem.cli.command import Command, Report, finite, progress
 from zsem.cli.images import SHOWN, Choice, chunks, open_images, png_names, save_images, save_picture
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from zsem.data.images import ImageSet
-    from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.models.imaging import ImageModel
+    from zsem.values.codes import Codes
 
 CHUNK = 64
 """Images between two rounds of writing files, to bound the memory."""
@@ -45,8 +47,8 @@ class Reconstruct(Command):
     """folder, archive or file of images"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for the table, the picture and the reconstructions"""
-    codec: Literal["exact", "ddim", "offsets"] = "exact"
-    """how the stochastic code is found and decoded"""
+    codec: Literal["exact", "ddim", "offsets", "reference"] = "exact"
+    """how the stochastic code is found and decoded; reference is DDIM as the official DiffAE code walks it"""
     steps: int = 19
     """noise levels of the codec"""
     split: Choice = "all"
@@ -62,9 +64,12 @@ class Reconstruct(Command):
 
     def run(self) -> Report:
         from zsem import api
+        from zsem.models.autoencoder import DiffusionAutoencoder
+        from zsem.models.imaging import ImageModel
         from zsem.values.files import write_whole
 
-        model = api.load(self.model)
+        model = api.load(self.model, kind=ImageModel)
+        has_z = isinstance(model, DiffusionAutoencoder)
         images = open_images(self.images, model, split=self.split, limit=self.limit)
         out = Path(self.out)
         names = png_names(images.paths, len(images.paths))
@@ -75,8 +80,9 @@ class Reconstruct(Command):
         results = [self._measure(model, images, self.codec, self.steps, keep=keep)]
         if self.compare:
             results.append(self._measure(model, images, *COMPARED))
-            results.append(self._measure(model, images, Z_ALONE, self.steps))
-        self._draw(model, images, out / "reconstruction.png")
+            if has_z:
+                results.append(self._measure(model, images, Z_ALONE, self.steps))
+        self._draw(model, images, out / "reconstruction.png", [self.codec, Z_ALONE] if has_z else [self.codec])
         figures = {**results[0], "rows": results} if self.compare else results[0]
         write_whole(out / "reconstruction.json", (json.dumps(finite(figures), indent=2) + "\n").encode())
         return Report(
@@ -85,7 +91,7 @@ class Reconstruct(Command):
 
     def _measure(
         self,
-        model: DiffusionAutoencoder,
+        model: ImageModel,
         images: ImageSet,
         codec: str,
         steps: int,
@@ -113,37 +119,43 @@ class Reconstruct(Command):
             "seconds": seconds,
         }
 
-    def _round_trip(self, model: DiffusionAutoencoder, pixels: Tensor, codec: str, steps: int, seed: int) -> Tensor:
+    def _round_trip(self, model: ImageModel, pixels: Tensor, codec: str, steps: int, seed: int) -> Tensor:
         import torch
 
-        from zsem.values.codes import Codes
+        from zsem.models.autoencoder import DiffusionAutoencoder
+        from zsem.models.diffusion import DiffusionModel
 
+        dtype = getattr(torch, self.dtype)
+        if isinstance(model, DiffusionModel):
+            return model.decode(self._stored(model.invert(pixels, codec=codec, steps=steps, storage=dtype), dtype))
+        assert isinstance(model, DiffusionAutoencoder)
         if codec == Z_ALONE:
             return model.decode(model.encode(pixels, noise=False, steps=steps), seed=seed)
-        dtype = getattr(torch, self.dtype)
-        codes = model.encode(pixels, codec=codec, steps=steps, storage=dtype)
-        if self.through_file:
-            with TemporaryDirectory() as folder:
-                codes = Codes.load(codes.save(Path(folder) / "codes.parquet", dtype=dtype))
-        return model.decode(codes)
+        return model.decode(self._stored(model.encode(pixels, codec=codec, steps=steps, storage=dtype), dtype))
 
-    def _draw(self, model: DiffusionAutoencoder, images: ImageSet, path: Path) -> None:
+    def _stored(self, codes: Codes, dtype: torch.dtype) -> Codes:
+        from zsem.values.codes import Codes
+
+        if not self.through_file:
+            return codes
+        with TemporaryDirectory() as folder:
+            return Codes.load(codes.save(Path(folder) / "codes.parquet", dtype=dtype))
+
+    def _draw(self, model: ImageModel, images: ImageSet, path: Path, codecs: list[str]) -> None:
         from zsem.data.pixels import to_uint8
 
         shown = images.pixels[:SHOWN]
-        decoded, alone = (
-            to_uint8(self._round_trip(model, shown, codec, self.steps, seed=0)) for codec in (self.codec, Z_ALONE)
-        )
-        save_picture(path, [shown, decoded, alone], ["original", self.codec, Z_ALONE])
+        decoded = [to_uint8(self._round_trip(model, shown, codec, self.steps, seed=0)) for codec in codecs]
+        save_picture(path, [shown, *decoded], ["original", *codecs])
 
 
-def evaluations(model: DiffusionAutoencoder, codec: str, steps: int) -> dict[str, int]:
+def evaluations(model: ImageModel, codec: str, steps: int) -> dict[str, int]:
     """Evaluations of the decoder's network to encode and to decode one image."""
     from zsem.diffusion.codecs import CODECS
 
     if codec == Z_ALONE:
         return {"nfe_encode": 0, "nfe_decode": CODECS["exact"].nfe_decode(model.grid(steps))}
-    grid = model.grid(steps)
+    grid = model.grid(steps, codec)
     return {"nfe_encode": CODECS[codec].nfe_encode(grid), "nfe_decode": CODECS[codec].nfe_decode(grid)}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report
-from zsem.cli.images import SHOWN, open_images, png_names, save_images, save_picture
+from zsem.cli.images import SHOWN, open_autoencoder, open_images, png_names, save_images, save_picture
 from zsem.values.errors import ZsemError
 
 
@@ -33,12 +33,11 @@ class Vary(Command):
     def run(self) -> Report:
         import torch
 
-        from zsem import api
         from zsem.data.pixels import to_uint8
 
         if self.number < 1:
             raise ZsemError(f"--number must be at least 1, not {self.number}")
-        model = api.load(self.model)
+        model = open_autoencoder(self.model)
         images = open_images(self.images, model, limit=self.limit)
         codes = model.encode(images, noise=False)
         decoded = model.decode(model.vary(codes, self.number, seed=self.seed))
@@ -72,10 +71,9 @@ class Mix(Command):
     def run(self) -> Report:
         import torch
 
-        from zsem import api
         from zsem.data.pixels import to_uint8
 
-        model = api.load(self.model)
+        model = open_autoencoder(self.model)
         images_a, images_b = (open_images(source, model, limit=self.limit) for source in (self.a, self.b))
         codes_a, codes_b = model.encode(images_a, noise=False), model.encode(images_b, steps=self.steps)
         pairs = torch.cartesian_prod(torch.arange(len(codes_a)), torch.arange(len(codes_b)))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zsem.diffusion.guidance import Clip
 from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import Walk, ddim, last
 from zsem.values.codes import Noise
@@ -19,7 +20,7 @@ class Codec(Protocol):
     """Turns images into noise and noise into images, with one denoiser and one grid (noisy first, clean last).
 
     Decoding is the inverse of encoding only with the same weights, condition, grid and backend, and a deterministic
-    network (no dropout). Nothing is clipped inside: clipping cannot be undone.
+    network (no dropout). Nothing is clipped inside but by "reference": clipping cannot be undone.
     """
 
     def encode(
@@ -162,7 +163,43 @@ class Offsets:
         return grid.steps
 
 
-CODECS: dict[str, Codec] = {"exact": Exact(), "ddim": Ddim(), "offsets": Offsets()}
+class Reference:
+    """DDIM as the official DiffAE code walks it, for the same numbers from the same weights; not exact.
+
+    On `TimeGrid.strided`: x0 is clipped at every step; to encode, the clean image is taken for the state at the first
+    timestep, and the last step leaves eps alone; to decode, that is taken for the state at the last timestep.
+    """
+
+    def encode(
+        self,
+        denoise: BoundDenoiser,
+        x0: Float[Tensor, "b c h w"],
+        grid: TimeGrid,
+        storage: torch.dtype = torch.float32,
+    ) -> Noise:
+        """x_T alone, as many evaluations as steps."""
+        _ends_clean(grid)
+        walk = Walk(Clip(denoise), grid, x0)
+        x = x0.to(walk.dtype)
+        for i in range(grid.steps - 1, -1, -1):
+            prediction = walk.predict(x / walk.alpha[i], i)
+            alpha, sigma = (walk.alpha[i - 1], walk.sigma[i - 1]) if i > 0 else (0.0, 1.0)
+            x = alpha * prediction.x0 + sigma * prediction.eps
+        return Noise(x_T=x.to(storage))
+
+    def decode(self, denoise: BoundDenoiser, noise: Noise, grid: TimeGrid) -> Float[Tensor, "b c h w"]:
+        """As many evaluations as steps."""
+        return DDIM.decode(Clip(denoise), noise, grid)
+
+    def nfe_encode(self, grid: TimeGrid) -> int:
+        return grid.steps
+
+    def nfe_decode(self, grid: TimeGrid) -> int:
+        return grid.steps
+
+
+DDIM = Ddim()
+CODECS: dict[str, Codec] = {"exact": Exact(), "ddim": DDIM, "offsets": Offsets(), "reference": Reference()}
 
 
 def _euler(walk: Walk, xb: Tensor, node: int, towards: int = 1) -> Tensor:

@@ -23,21 +23,30 @@ class NetworkDenoiser:
     network: (x_t, t, condition) -> prediction; x_t [b, c, h, w] and t [b] in float32, the answer like x_t in any float
         type.
     prediction: what the network predicts; v = alpha eps - sigma x0 (2202.00512, appendix D).
+    learned_range: the network answers with twice the channels; the second half, in -1..1, says where the variance of an
+        ancestral step lies between its bounds (improved DDPM, eq. 15).
     """
 
     network: Network
     schedule: NoiseSchedule
     prediction: PredictionType
+    learned_range: bool = False
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         """Both x0 and eps in x_t's dtype: the network sees float32, the conversion around it does not lose digits."""
         out = self.network(x_t.float(), t.float(), cond).to(x_t.dtype)
+        var_fraction = None
+        if self.learned_range:
+            out, between = out.chunk(2, dim=1)
+            var_fraction = (between + 1) / 2
         alpha, sigma = level_like(self.schedule, t, x_t)
         if self.prediction == "v":
-            return Prediction(x0=alpha * x_t - sigma * out, eps=alpha * out + sigma * x_t)
-        if self.prediction == "eps":
-            return Prediction(x0=(x_t - sigma * out) / alpha, eps=out)
-        return Prediction(x0=out, eps=(x_t - alpha * out) / sigma)
+            x0, eps = alpha * x_t - sigma * out, alpha * out + sigma * x_t
+        elif self.prediction == "eps":
+            x0, eps = (x_t - sigma * out) / alpha, out
+        else:
+            x0, eps = out, (x_t - alpha * out) / sigma
+        return Prediction(x0=x0, eps=eps, var_fraction=var_fraction)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zsem.diffusion.schedule import level_like
-from zsem.values.prediction import Condition, Denoiser, NoiseLevels, Prediction
+from zsem.values.prediction import BoundDenoiser, Condition, Denoiser, NoiseLevels, Prediction
+
+
+class Clip:
+    """A bound denoiser whose x0 is clipped to [-1, 1] and whose eps follows, as DDPM's code does when it samples.
+
+    Never inside the exact codec: clipping cannot be undone.
+    """
+
+    def __init__(self, denoise: BoundDenoiser) -> None:
+        self._denoise = denoise
+
+    @property
+    def schedule(self) -> NoiseLevels:
+        return self._denoise.schedule
+
+    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Prediction:
+        """One evaluation of the network."""
+        prediction = self._denoise(x_t, t)
+        alpha, sigma = level_like(self.schedule, t, x_t)
+        u = sigma / alpha
+        return prediction.steer((prediction.x0 - prediction.x0.clamp(-1, 1)) / u, u)
 
 
 class Extrapolate:

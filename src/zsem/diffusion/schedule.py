@@ -175,6 +175,20 @@ class TimeGrid:
         return TimeGrid.from_levels(schedule, t=levels, clean=True)
 
     @staticmethod
+    def strided(schedule: NoiseSchedule, steps: int) -> TimeGrid:
+        """Timesteps 0, s, 2 s, .. of a whole stride s, as the official DDIM and DiffAE code choose them; then clean.
+
+        Raises ZsemError where no stride gives so many: of a thousand numbers of steps those codes allow 62.
+        """
+        T = schedule.timesteps
+        strides = {math.ceil(T / stride): stride for stride in range(T, 0, -1)}
+        if steps not in strides:
+            near = ", ".join(map(str, sorted(sorted(strides, key=lambda n: abs(n - steps))[:4])))
+            raise ZsemError(f"the reference's spacing has no {steps} steps of {T} timesteps: take one of {near}")
+        levels = torch.arange(0, T, strides[steps], dtype=torch.float64).flip(0)
+        return TimeGrid.from_levels(schedule, t=levels, clean=True)
+
+    @staticmethod
     def from_levels(
         schedule: NoiseSchedule,
         *,

@@ -99,11 +99,13 @@ def ddpm(
     grid: TimeGrid,
     *,
     noise: NoiseSource,
-    variance: Literal["small", "large"] = "small",
+    variance: Literal["small", "large", "learned"] = "small",
 ) -> Iterator[Step]:
     """Ancestral sampling (DDPM, algorithm 2), one evaluation a step; no noise is added on the step to a clean node.
 
-    variance: small = that of the posterior (DDPM, eq. 7), large = beta of the step (DDPM, section 3.2).
+    variance: small = that of the posterior (DDPM, eq. 7), large = beta of the step (DDPM, section 3.2), learned =
+        between the two, where the denoiser's var_fraction says (improved DDPM, eq. 15).
+    Raises ValueError for learned where the denoiser gives no var_fraction.
     """
     walk = Walk(denoise, grid, x)
     walk.falling()
@@ -117,7 +119,11 @@ def ddpm(
         prediction = walk.predict(x / alpha, i)
         x = alpha_next * beta / sigma**2 * prediction.x0 + keep * shrink * x
         if sigma_next > 0:
-            x = x + math.sqrt(beta * shrink if variance == "small" else beta) * noise(i).to(x)
+            # what part of the way, in logarithms, from the small to the large variance
+            fraction = {"small": 0.0, "large": 1.0, "learned": prediction.var_fraction}[variance]
+            if fraction is None:
+                raise ValueError("this denoiser has no learned variance; choose small or large")
+            x = x + math.sqrt(beta) * shrink ** ((1 - fraction) / 2) * noise(i).to(x)
         yield Step(index=i, x=x, prediction=prediction, nfe=walk.nfe)
 
 

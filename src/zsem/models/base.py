@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -20,6 +21,13 @@ FORMAT = "zsem.model"
 FORMAT_VERSION = 1
 RESTORE = "copy it again from where the folder came from"
 KINDS: dict[str, type[Model]] = {}
+# modules of this room that are imported when a folder holds a model of their kind
+HOMES = {
+    "autoencoder": "autoencoder",
+    "diffusion": "diffusion",
+    "classifier": "classifier",
+    "latent_diffusion": "prior",
+}
 ModelT = TypeVar("ModelT", bound="Model")
 
 
@@ -35,7 +43,8 @@ class Model(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        KINDS[cls.kind] = cls
+        if "kind" in cls.__dict__:  # bases of several kinds have none
+            KINDS[cls.kind] = cls
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -89,9 +98,12 @@ class Model(nn.Module):
         if not folder.exists():
             folder = pull(str(name))
         about = read_config(folder)
+        if about["kind"] in HOMES:
+            import_module(f"zsem.models.{HOMES[about['kind']]}")
         kind = KINDS.get(about["kind"])
         if kind is None or not issubclass(kind, cls):
-            raise ZsemError(f"{folder} holds a model of kind {about['kind']!r}, and {cls.__name__} cannot load that")
+            wanted = f"a {cls.__name__} is wanted" if kind else "this zsem does not know that kind: install a newer one"
+            raise ZsemError(f"{folder} holds a model of kind {about['kind']!r}, and {wanted}")
         try:
             config = TypeAdapter(kind.Config).validate_python(about["config"])
         except ValidationError as error:

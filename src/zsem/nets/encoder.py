@@ -1,14 +1,17 @@
-"""The semantic encoder: half a U-Net that ends in a vector."""
+"""Half U-Nets that end in a vector: the semantic encoder, and the classifier of noisy images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zsem.nets.blocks import Attention, ResBlock, group_norm
+from zsem.nets.blocks import Attention, ResBlock, attend, group_norm
+from zsem.nets.unet import HalfUNet
+from zsem.values.prediction import Condition
 
 
 class SemanticEncoder(nn.Module):
@@ -61,3 +64,38 @@ class SemanticEncoder(nn.Module):
         h = self.layers(self.stem(F.pixel_unshuffle(x0, self.config.patch)))
         pooled = F.adaptive_avg_pool2d(F.silu(self.norm_out(h)), self.config.pool)
         return self.project(pooled.flatten(1))
+
+
+class AttentionPool(nn.Module):
+    """A feature map to a vector: its mean is one more token, and attends to all of them (ADM, section 4; CLIP).
+
+    size: side of the map; out_dim: length of the vector.
+    """
+
+    def __init__(self, channels: int, *, size: int, head_channels: int, out_dim: int) -> None:
+        super().__init__()
+        self.heads = channels // head_channels
+        self.position = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.project = nn.Linear(channels, out_dim)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        tokens = x.flatten(2)
+        tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.position
+        return self.project(attend(self.qkv(tokens.transpose(1, 2)), self.heads)[:, 0])
+
+
+class NoisyClassifierNet(HalfUNet):
+    """Logits of classes from x_t and t: half a U-Net with attention pooling (ADM, section 4.1)."""
+
+    def __init__(self, config: HalfUNet.Config, *, image_size: int, image_channels: int, num_outputs: int):
+        super().__init__(config, image_size=image_size, image_channels=image_channels)
+        c = self.skip_channels[-1]
+        self.norm_out = self.norm(c)
+        head_channels = config.num_head_channels or c // config.num_heads
+        self.pool = AttentionPool(c, size=self.size, head_channels=head_channels, out_dim=num_outputs)
+
+    def forward(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
+        """Logits for x_t at timesteps t (0..T-1)."""
+        h, _ = self.down(x_t, t, Condition())
+        return self.pool(F.silu(self.norm_out(h)))

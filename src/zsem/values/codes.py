@@ -160,15 +160,16 @@ class Codes:
             "format": "zsem.codes", "version": FORMAT_VERSION, "codec": self.codec, "timesteps": self.timesteps,
             "shape": self.shape, "model": self.model, "backend": self.backend, "noise": shards,
         }  # fmt: skip
-        table = pa.table(
-            {
-                "path": pa.array(self.paths or blank),
-                "sha256": pa.array(self.sha256 or blank),
-                "z": pa.FixedSizeListArray.from_arrays(flat, self.z.shape[1]),
-                "model": pa.array([self.model] * len(self)).dictionary_encode(),
-                "backend": pa.array([self.backend] * len(self)).dictionary_encode(),
-            }
-        ).replace_schema_metadata({"zsem": json.dumps(about)})
+        # codes of a model without an encoder have no z, and Arrow no lists of length 0
+        z = {"z": pa.FixedSizeListArray.from_arrays(flat, self.z.shape[1])} if self.z.shape[1] else {}
+        columns = {
+            "path": pa.array(self.paths or blank),
+            "sha256": pa.array(self.sha256 or blank),
+            **z,
+            "model": pa.array([self.model] * len(self)).dictionary_encode(),
+            "backend": pa.array([self.backend] * len(self)).dictionary_encode(),
+        }
+        table = pa.table(columns).replace_schema_metadata({"zsem": json.dumps(about)})
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
         write_whole(path, sink.getvalue().to_pybytes())
@@ -198,15 +199,15 @@ class Codes:
             raise ZsemError(
                 f"{path} holds codes of version {about['version']}; this zsem reads version {FORMAT_VERSION}"
             )
-        z = table["z"].combine_chunks()
-        values = z.values.to_numpy(zero_copy_only=False)
-        n = len(table)
+        n, z = len(table), np.zeros((len(table), 0), dtype=np.float32)
+        if "z" in table.column_names:
+            z = table["z"].combine_chunks().values.to_numpy(zero_copy_only=False).reshape(n, -1)
         noise = None
         if about["noise"]:
             noise = Noise.cat([Noise(**read_tensors(path.with_name(name), MEND_NOISE)) for name in about["noise"]])
         paths, sums = table["path"].to_pylist(), table["sha256"].to_pylist()
         return Codes(
-            z=torch.from_numpy(np.array(values, dtype=np.float32).reshape(n, -1)),
+            z=torch.from_numpy(np.array(z, dtype=np.float32)),
             noise=noise,
             codec=about["codec"],
             timesteps=tuple(about["timesteps"]),

@@ -1,11 +1,20 @@
-"""A direction in a space of codes."""
+"""Directions in a space of codes, as values and in files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from zsem.values.errors import ZsemError
+from zsem.values.files import read_tensors, write_whole
+
+FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +26,8 @@ class Direction:
     unit: what an amount of 1 is, e.g. "standard deviation" or "logit of smile".
     name: what the direction changes, e.g. "smile".
     model: stamp of the model that the direction belongs to.
+    slope, intercept: of a linear classifier's direction, whose logit at a code is slope * (vector . code) + intercept;
+        None where there is no classifier.
     """
 
     space: str
@@ -24,10 +35,52 @@ class Direction:
     unit: str
     name: str
     model: str
+    slope: float | None = None
+    intercept: float | None = None
 
-    def __mul__(self, amount: float) -> Direction:
-        return Direction(
-            space=self.space, vector=self.vector * amount, unit=self.unit, name=self.name, model=self.model
-        )
+    def __mul__(self, amount: float | int) -> Direction:
+        slope = None if self.slope is None or amount == 0 else self.slope / amount
+        return replace(self, vector=self.vector * amount, slope=slope)
 
     __rmul__ = __mul__
+
+    def logit(self, codes: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+        """What the classifier says of codes in the direction's space. Raises ValueError where there is none."""
+        if self.slope is None or self.intercept is None:
+            raise ValueError(f"the direction {self.name!r} comes from no classifier")
+        return self.slope * (codes @ self.vector) + self.intercept
+
+
+def save_directions(path: str | Path, directions: Sequence[Direction]) -> Path:
+    """Write directions of one length to a small safetensors file, whole or not at all."""
+    import safetensors.torch
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = [
+        {
+            "space": d.space, "unit": d.unit, "name": d.name, "model": d.model,
+            "slope": d.slope, "intercept": d.intercept,
+        }
+        for d in directions
+    ]  # fmt: skip
+    vectors = torch.stack([d.vector.detach().float().cpu() for d in directions])
+    metadata = {"format": "zsem.directions", "version": str(FORMAT_VERSION), "directions": json.dumps(about)}
+    write_whole(path, safetensors.torch.save({"vectors": vectors}, metadata))
+    return path
+
+
+def load_directions(path: str | Path) -> list[Direction]:
+    """Read what `save_directions` wrote. Raises ZsemError where the file is missing, damaged or foreign."""
+    import safetensors
+
+    path = Path(path)
+    vectors = read_tensors(path, "find the directions again").get("vectors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != "zsem.directions" or vectors is None:
+        raise ZsemError(f"{path} holds no directions of zsem")
+    if metadata.get("version") != str(FORMAT_VERSION):
+        raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {FORMAT_VERSION}")
+    about = json.loads(metadata["directions"])
+    return [Direction(vector=vector, **one) for vector, one in zip(vectors, about, strict=True)]

@@ -1,0 +1,84 @@
+"""`zsem import` and `zsem export`: foreign checkpoints in, diffusers pipelines out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from zsem.cli.command import Command, Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Command):
+    """Turn foreign checkpoints into a model of zsem, without running anything that is in them.
+
+    Reads official DiffAE checkpoints with their latent.pkl and classifier, guided-diffusion, improved-diffusion and P2
+    models and noisy classifiers, DDPM++ (SDEdit), and diffusers' UNet2DModel. What files do not tell is assumed as
+    their kind is published, and said; the options below say otherwise.
+    """
+
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE")]
+    """checkpoint files that belong together, or a folder of diffusers"""
+    out: Annotated[str, arg(metavar="RUN")]
+    """folder for the model; an existing one takes a classifier or statistics that belong to it"""
+    image_size: Annotated[int | None, arg(name="size")] = None
+    """side of the images, pixels"""
+    heads: int | None = None
+    """number of attention heads"""
+    head_channels: int | None = None
+    """channels of one attention head, instead of their number"""
+    attention_order: Literal["legacy", "new"] | None = None
+    """new for models trained with --use_new_attention_order True"""
+    schedule: Literal["linear", "cosine"] | None = None
+    """noise schedule"""
+    timesteps: int | None = None
+    """timesteps of the noise schedule"""
+    rescale_timesteps: FlagCreatePairsOff[bool] = False
+    """for models trained with --rescale_timesteps True"""
+    weights: Literal["ema", "raw"] | None = None
+    """averaged or last weights, where a file has both (averaged, but of a classifier the last)"""
+
+    def run(self) -> Report:
+        from zsem import api
+        from zsem.interop.conventions import Options
+
+        given = {field.name: getattr(self, field.name) for field in fields(Options)}
+        options = Options(**{**given, "rescale_timesteps": self.rescale_timesteps or None})
+        found = api.import_models(self.files, self.out, options)
+        networks = [("model", found.model), ("prior", found.prior)]
+        parts = [
+            {
+                "part": part, "kind": network.kind,
+                "parameters": sum(p.numel() for p in network.parameters()), "stamp": network.stamp,
+            }
+            for part, network in networks
+            if network is not None
+        ]  # fmt: skip
+        number = 0 if found.weight is None else len(found.weight)
+        figures = {
+            "out": self.out, "parts": parts, "directions": number, "origins": found.origins, "notes": found.notes,
+        }  # fmt: skip
+        rows = [{**part, "parameters": f"{part['parameters']:,}"} for part in parts]
+        notes = [*found.notes, *([f"{number} directions of the classifier"] if number else []), f"model in {self.out}"]
+        return Report(figures=figures, rows=rows, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a plain diffusion model as a DDPM pipeline of diffusers."""
+
+    model: Annotated[Positional[str], arg(metavar="RUN")]
+    """folder of a model, or its name on the Hugging Face hub"""
+    out: Annotated[str, arg(metavar="DIR")]
+    """folder for the pipeline"""
+
+    def run(self) -> Report:
+        from zsem import api
+        from zsem.interop import diffusers
+        from zsem.models.imaging import ImageModel
+
+        model = api.load(self.model, kind=ImageModel, device="cpu")
+        folder = diffusers.write(model, self.out)
+        return Report(figures={"out": str(folder)}, notes=[f"DDPMPipeline.from_pretrained({str(folder)!r}) loads it"])

@@ -1,0 +1,1 @@
+"""Foreign formats: the only room that knows how other projects store their models."""

@@ -1,0 +1,50 @@
+"""A classifier of noisy images, which guides samples towards a class (ADM, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.diffusion.schedule import NoiseSchedule
+from zsem.models.base import Model
+from zsem.models.imaging import check_size
+from zsem.nets.encoder import NoisyClassifierNet
+from zsem.nets.unet import HalfUNet
+
+
+class NoisyClassifier(Model):
+    """p(class | x_t, t) for every timestep of a noise schedule."""
+
+    kind = "classifier"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        image_size: int = 64
+        """side of the square images, pixels"""
+        image_channels: int = 3
+        """1 for grey, 3 for colour, any number for other data"""
+        num_outputs: int = 1000
+        """number of classes"""
+        net: HalfUNet.Config = field(default_factory=HalfUNet.Config)
+        """the network"""
+        schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
+        """noise levels that the classifier knows"""
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.net = NoisyClassifierNet(
+            config.net,
+            image_size=config.image_size,
+            image_channels=config.image_channels,
+            num_outputs=config.num_outputs,
+        )
+        check_size(config.image_size, "classifier", self.net.multiple)
+        self.schedule = NoiseSchedule(config.schedule)
+
+    def forward(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
+        """Logits for noisy images x_t at timesteps t (0..T-1)."""
+        return self.net(x_t, t)

@@ -1,0 +1,182 @@
+"""What models that make images share: a U-Net as a denoiser, codecs over it, noise that depends on its name alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.diffusion.codecs import CODECS
+from zsem.diffusion.denoiser import NetworkDenoiser, bind
+from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
+from zsem.models.base import Model
+from zsem.models.inputs import Images, read_inputs
+from zsem.nets.unet import UNet
+from zsem.values import draws
+from zsem.values.codes import Codes, Noise
+from zsem.values.errors import ZsemError
+from zsem.values.prediction import BoundDenoiser, Condition
+
+# The codec's noise levels end where inversion loses its footing: above sigma / alpha = 160, and below timestep 2, where
+# images without any noise are so far from what the network was trained on that the error of the first step grows
+U_MAX, CLEANEST = 160.0, 2
+CLEAN_LABEL = 1  # the first step is a midpoint rule: of a clean image the network is told half the first timestep
+STEPS = 19  # noise levels of the default codec: 20 evaluations to encode, 19 to decode
+
+Progress = Callable[[int, int], None]
+
+
+class ImageModel(Model):
+    """A diffusion model of images: a U-Net, the noise schedule that it was trained on, and codecs over both."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        image_size: int = 64
+        """side of the square images, pixels"""
+        image_channels: int = 3
+        """1 for grey, 3 for colour, any number for other data"""
+        prediction: Literal["v", "eps", "x0"] = "v"
+        """what the U-Net predicts"""
+        unet: UNet.Config = field(default_factory=UNet.Config)
+        """the network that removes noise"""
+        schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
+        """noise levels that the model was trained with"""
+
+    def __init__(self, config: Config, *, z_dim: int | None = None, out_channels: int | None = None) -> None:
+        super().__init__(config)
+        self.unet = UNet(
+            config.unet, image_size=config.image_size, image_channels=config.image_channels,
+            z_dim=z_dim, out_channels=out_channels,
+        )  # fmt: skip
+        check_size(config.image_size, "unet", self.unet.multiple)
+        self.schedule = NoiseSchedule(config.schedule)
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The U-Net as a denoiser, for solvers, guidance and codecs."""
+        return NetworkDenoiser(self.unet, self.schedule, self.config.prediction)
+
+    @property
+    def backend(self) -> str:
+        """What arithmetic codes are made with: exact decoding asks for the same."""
+        return f"torch {torch.__version__} {self.device.type} float32"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.config.image_channels, self.config.image_size, self.config.image_size
+
+    def grid(self, steps: int, codec: str = "exact") -> TimeGrid:
+        """A codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image.
+
+        The codec "reference" has the spacing of the official code.
+        Raises ZsemError for fewer than one step, more than there are levels, or a number that the reference lacks.
+        """
+        if codec == "reference":
+            return TimeGrid.strided(self.schedule, steps)
+        grid = TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
+        return replace(grid, t=torch.cat([grid.t[:-1], grid.t.new_tensor([CLEAN_LABEL])]))
+
+    def fresh_noise(self, number: int, *, seed: int = 0) -> Noise:
+        """Standard normal x_T; the one at a position depends on (seed, position) alone."""
+        return Noise(x_T=draws.normal([(seed, position) for position in range(number)], self.image_shape))
+
+    def _encode(
+        self,
+        images: Images,
+        condition: Callable[[Tensor, slice], Condition],
+        *,
+        noise: bool,
+        codec: str,
+        steps: int,
+        storage: torch.dtype,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> Codes:
+        """Codes of images, each part [b, c, h, w] of them under condition(part, its rows)."""
+        if codec not in CODECS:
+            raise ZsemError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
+        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        number = len(inputs.pixels)
+        grid = self.grid(steps, codec)
+        zs, noises = [], []
+        with evaluation(self):
+            for start in range(0, number, batch_size):
+                rows = slice(start, min(start + batch_size, number))
+                x0 = inputs.part(rows).to(self.device)
+                cond = condition(x0, rows)
+                zs.append(torch.empty(len(x0), 0) if cond.z is None else cond.z.cpu())
+                if noise:
+                    noises.append(CODECS[codec].encode(bind(self.denoiser, cond), x0, grid, storage).map(Tensor.cpu))
+                if progress is not None:
+                    progress(rows.stop, number)
+        return Codes(
+            z=torch.cat(zs), noise=Noise.cat(noises) if noise else None,
+            codec=codec, timesteps=tuple(grid.t[:-1].tolist()), shape=self.image_shape,
+            model=self.stamp, backend=self.backend, paths=inputs.paths, sha256=inputs.sha256,
+        )  # fmt: skip
+
+    def _decode(
+        self,
+        codes: Codes,
+        denoiser: Callable[[slice], BoundDenoiser],
+        *,
+        seed: int,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> Float[Tensor, "n c h w"]:
+        """Pixels of codes, each part of them with the denoiser for its rows."""
+        self._check(codes)
+        if codes.noise is None:
+            codes = replace(codes, codec="exact", noise=self.fresh_noise(len(codes), seed=seed), timesteps=())
+        noise = codes.noise
+        assert noise is not None
+        levels = torch.tensor(codes.timesteps, dtype=torch.float64)
+        grid = TimeGrid.from_levels(self.schedule, t=levels, clean=True) if codes.steps else self.grid(STEPS)
+        out = []
+        with evaluation(self):
+            for start in range(0, len(codes), batch_size):
+                rows = slice(start, min(start + batch_size, len(codes)))
+                part = noise.map(lambda tensor, rows=rows: tensor[rows].to(self.device))
+                out.append(CODECS[codes.codec].decode(denoiser(rows), part, grid).float().cpu())
+                if progress is not None:
+                    progress(rows.stop, len(codes))
+        return torch.cat(out)
+
+    def _check(self, codes: Codes) -> None:
+        if codes.model and codes.model != self.stamp:
+            raise ZsemError(f"these codes belong to model {codes.model}, this is {self.stamp}: encode the images again")
+        if codes.noise is not None and codes.backend not in {"", self.backend}:
+            warnings.warn(
+                f"these codes were made with {codes.backend}, this is {self.backend}: some pixels may differ",
+                stacklevel=4,
+            )
+
+
+def check_size(size: int, name: str, multiple: int) -> None:
+    """Raise ZsemError where a network's levels cannot halve images of this size."""
+    if size % multiple:
+        raise ZsemError(f"image size {size} does not fit the {name}: it must be a multiple of {multiple}")
+
+
+@contextmanager
+def evaluation(model: Model) -> Iterator[None]:
+    """Inference as codecs need it: no gradient, no dropout, full float32; what was set before comes back."""
+    was_training, precision = model.training, torch.get_float32_matmul_precision()
+    model.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.no_grad(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        model.train(was_training)
