@@ -343,6 +343,13 @@ def test_bombs_do_not_go_off(write_zip, bomb):
     assert time.process_time() - began < 5
 
 
+@pytest.mark.parametrize("name", ["builtins.list", "builtins.int", "torch.Tensor", "torch.nn.parameter.Parameter"])
+def test_values_are_not_called(write_zip, name):
+    module, _, last = name.rpartition(".")
+    with pytest.raises(ZsemError, match=f"calls {last}, "):
+        read_pickle(write_zip(whole(call(named(module, last)))))
+
+
 def test_a_memo_is_as_large_as_what_is_in_it(write_zip):
     body = text("a") + pickle.LONG_BINPUT + b"\xff\xff\xff\xff" + pickle.POP + pickle.LONG_BINGET + b"\xff\xff\xff\xff"
     assert read_pickle(write_zip(whole(body))).content == "a"
