@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from zsem.diffusion.denoiser import NetworkDenoiser
-from zsem.diffusion.losses import diffusion_loss, stratified_timesteps, target, uniform_timesteps, weight
+from zsem.diffusion.losses import (
+    TIMESTEP_DRAW,
+    diffusion_loss,
+    stratified_draws,
+    target,
+    timesteps_of,
+    uniform_draws,
+    weight,
+)
 from zsem.diffusion.schedule import NoiseSchedule, level_like
 from zsem.values.prediction import Condition
 
@@ -67,30 +75,38 @@ def test_gradients_reach_the_condition(conv: Callable[..., NetworkDenoiser], ima
     assert bool(z.grad.abs().sum(dim=1).gt(0).all())
 
 
-@pytest.mark.parametrize("sample", [uniform_timesteps, stratified_timesteps])
+def drawn(sample: Callable[..., Tensor], names: list[tuple[int, ...]], timesteps: int, **noisy: float | int) -> Tensor:
+    return timesteps_of(sample(names, TIMESTEP_DRAW), timesteps, **noisy)
+
+
+@pytest.mark.parametrize("sample", [uniform_draws, stratified_draws])
 def test_timesteps_are_functions_of_their_names(sample: Callable[..., Tensor]) -> None:
     names = [(3, 7, i) for i in range(64)]
-    t = sample(names, 1000)
+    t = drawn(sample, names, 1000)
     assert t.dtype == torch.int64
-    assert torch.equal(t, torch.cat([sample(names[:10], 1000), sample(names[10:], 1000)]))
-    assert not torch.equal(t, sample([(3, 8, i) for i in range(64)], 1000))
-    assert not torch.equal(t, sample([(4, 7, i) for i in range(64)], 1000))
+    assert torch.equal(t, torch.cat([drawn(sample, names[:10], 1000), drawn(sample, names[10:], 1000)]))
+    assert not torch.equal(t, drawn(sample, [(3, 8, i) for i in range(64)], 1000))
+    assert not torch.equal(t, drawn(sample, [(4, 7, i) for i in range(64)], 1000))
 
 
-@pytest.mark.parametrize("sample", [uniform_timesteps, stratified_timesteps])
-def test_timesteps_are_uniform(sample: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("sample", [uniform_draws, stratified_draws])
+@pytest.mark.parametrize(("noisy_share", "noisy_from"), [(0.0, 0), (0.5, 6), (1.0, 8)])
+def test_timesteps_have_the_distribution_asked_for(sample: Callable[..., Tensor], noisy_share, noisy_from) -> None:
     """At one position over the iterations, and so for every image in the long run."""
-    t = sample([(0, i, 5) for i in range(4000)], 10)
+    t = drawn(sample, [(0, i, 5) for i in range(4000)], 10, noisy_share=noisy_share, noisy_from=noisy_from)
+    wanted = torch.full((10,), 400 * (1 - noisy_share), dtype=torch.float64)
+    wanted[noisy_from:] += 4000 * noisy_share / (10 - noisy_from)
     counts = torch.bincount(t, minlength=10).double()
-    assert counts.shape == (10,)
-    chi_square = float(((counts - 400) ** 2 / 400).sum())
+    there = wanted > 0
+    assert not bool(counts[~there].any())
+    chi_square = float(((counts - wanted) ** 2 / wanted)[there].sum())
     assert chi_square < 27.9  # 99.9 % of the distribution with 9 degrees of freedom
 
 
 def test_stratified_timesteps_cover_the_range_evenly() -> None:
     for iteration in range(20):
-        t = stratified_timesteps([(0, iteration, i) for i in range(64)], 1000).sort().values
+        t = drawn(stratified_draws, [(0, iteration, i) for i in range(64)], 1000).sort().values
         gaps = torch.cat([t, t[:1] + 1000]).diff()
         assert int(gaps.max()) <= 2 * 1000 / 64  # independent draws leave gaps of five times the mean
-        part = stratified_timesteps([(0, iteration, i) for i in range(16, 32)], 1000).sort().values
+        part = drawn(stratified_draws, [(0, iteration, i) for i in range(16, 32)], 1000).sort().values
         assert int(torch.cat([part, part[:1] + 1000]).diff().max()) <= 2 * 1000 / 16

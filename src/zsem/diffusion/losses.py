@@ -18,6 +18,7 @@ Weighting = Literal["simple", "v", "min_snr", "p2"]
 # What the training draws are for: the last integer of their names.
 TIMESTEP_DRAW = 1
 NOISE_DRAW = 2
+CONDITION_DRAW = 4
 
 _MIN_SNR_GAMMA = 5.0  # the default of 2303.09556
 _P2_K, _P2_GAMMA = 1.0, 1.0  # the defaults of 2204.00227
@@ -81,23 +82,33 @@ def diffusion_loss(
     return weight(weighting, denoise.prediction, snr).float() * error.square().mean(dim=(1, 2, 3))
 
 
-def uniform_timesteps(names: Sequence[tuple[int, ...]], timesteps: int) -> Int[Tensor, " b"]:
-    """One timestep in 0..timesteps-1 for each name, independent and uniform, on the CPU, [len(names)]."""
-    return torch.tensor(
-        [int(draws.generator(*name, TIMESTEP_DRAW).integers(timesteps)) for name in names], dtype=torch.int64
-    )
+def uniform_draws(names: Sequence[tuple[int, ...]], purpose: int) -> Float[Tensor, " b"]:
+    """One number in [0, 1) for each name, independent and uniform, float64 on the CPU."""
+    return torch.tensor([draws.generator(*name, purpose).random() for name in names], dtype=torch.float64)
 
 
-def stratified_timesteps(names: Sequence[tuple[int, ...]], timesteps: int) -> Int[Tensor, " b"]:
-    """One timestep in 0..timesteps-1 for each name (seed, iteration, position), on the CPU, [len(names)].
+def stratified_draws(names: Sequence[tuple[int, ...]], purpose: int) -> Float[Tensor, " b"]:
+    """One number in [0, 1) for each name (seed, iteration, position), float64 on the CPU.
 
     Each is uniform, and those of one iteration cover the range evenly (compare 2107.00630, appendix I.1): they start
     at a random place and advance by the golden ratio per position. So any stretch of positions is spread evenly,
-    and a timestep does not depend on how an iteration is cut into batches.
+    and a draw does not depend on how an iteration is cut into batches.
     """
     starts = {name[:-1]: 0.0 for name in names}
     for iteration in starts:
-        starts[iteration] = float(draws.generator(*iteration, TIMESTEP_DRAW).random())
-    return torch.tensor(
-        [int(timesteps * ((starts[name[:-1]] + _GOLDEN * name[-1]) % 1)) for name in names], dtype=torch.int64
-    )
+        starts[iteration] = float(draws.generator(*iteration, purpose).random())
+    return torch.tensor([(starts[name[:-1]] + _GOLDEN * name[-1]) % 1 for name in names], dtype=torch.float64)
+
+
+def timesteps_of(
+    places: Float[Tensor, " b"], timesteps: int, *, noisy_share: float = 0.0, noisy_from: int = 0
+) -> Int[Tensor, " b"]:
+    """Timesteps in 0..timesteps-1 of numbers in [0, 1), by the inverse of their distribution.
+
+    noisy_share: this share is uniform over noisy_from..timesteps-1, the rest over all.
+    """
+    everywhere = (1 - noisy_share) / timesteps
+    below = noisy_from * everywhere
+    above = everywhere + noisy_share / (timesteps - noisy_from)
+    t = torch.where(places < below, places / max(everywhere, 1e-12), noisy_from + (places - below) / above)
+    return t.long().clamp(0, timesteps - 1)

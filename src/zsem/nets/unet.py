@@ -156,6 +156,8 @@ class HalfUNet(nn.Module):
             embedding = embedding + self.class_embed(cond.classes)
         embedding = F.silu(embedding)
         z = None if cond.z is None else F.silu(cond.z)
+        if z is None and self._z_dim is not None:
+            z = embedding.new_zeros(len(x_t), self._z_dim)  # as in training with dropped z
         h = self.stem(F.pixel_unshuffle(x_t, self.patch))
         skips = [h]
         for stage in self.down_stages:
