@@ -1,0 +1,132 @@
+"""What teaches z? One change of the recipe at a time, all trained for the same processor time.
+
+    python -m experiments.what_teaches_z train DATA --out DIR [--rows NAME ..] [--minutes 20] [--seed 0]
+
+DATA: avatars (`zsem data avatars --number 12000 --size 64 --jitter light --out DATA`). Every row is the preset `tiny`
+with one change. Its iterations are what fits into the minutes of one core at the speed measured first (processor time,
+so that other work on the machine changes nothing), with the learning rate's cosine. Runs resume where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zsem import api
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
+from zsem.training.machine import bf16_is_fast
+from zsem.training.presets import PRESETS, Preset
+from zsem.values.objective import Batch
+
+TINY = PRESETS["tiny"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One change of the recipe."""
+
+    says: str
+    objective: dict[str, Any] = field(default_factory=dict)
+    unet: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def preset(self, seed: int) -> Preset:
+        """The preset `tiny` with this change."""
+        model = replace(
+            TINY.model, unet=replace(TINY.model.unet, **self.unet), encoder=replace(TINY.model.encoder, **self.encoder)
+        )
+        return Preset(
+            model=model,
+            objective=replace(TINY.objective, **self.objective),
+            training=replace(TINY.training, seed=seed, picture_minutes=1e9, **self.training),
+        )
+
+
+ROWS = {
+    "v": Row(says="plain v loss, stratified timesteps"),
+    "noisy": Row(says="half of the timesteps at log-SNR < -2", objective={"noisy_share": 0.5}),
+    "blind": Row(
+        says="a quarter of the timesteps at log-SNR < -6: x0 from z alone",
+        objective={"noisy_share": 0.25, "noisy_log_snr": -6.0},
+    ),
+    "draws": Row(
+        says="4 noise draws per encoder pass, of a quarter of the images",
+        objective={"noise_draws": 4},
+        training={"batch_size": 16},
+    ),
+    "pool1": Row(says="global average before the last layer, as in the paper", encoder={"pool": 1}),
+    "wide": Row(says="encoder twice as wide", encoder={"channels": 64}),
+    "dropout": Row(says="z dropped in a tenth of the predictions", objective={"z_dropout": 0.1}),
+    "patch2": Row(says="U-Net on patches of 2 instead of 4", unet={"patch": 2, "channel_mult": (1, 2, 2)}),
+    "simple": Row(says="L_simple", objective={"weighting": "simple"}),
+    "min_snr": Row(says="min-SNR-5", objective={"weighting": "min_snr"}),
+    "p2": Row(says="P2", objective={"weighting": "p2"}),
+}
+
+
+def seconds_per_iteration(preset: Preset, repeats: int = 5) -> float:
+    """Processor seconds of one thread for forward and backward pass of one batch, the least of several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = DiffusionAutoencoder(preset.model)
+    objective = AutoencoderObjective(model, preset.objective)
+    size, number = preset.model.image_size, preset.training.batch_size
+    batch = Batch(
+        images=torch.zeros(number, 3, size, size, dtype=torch.uint8),
+        names=[(0, 0, position) for position in range(number)],
+    )
+    least = float("inf")
+    for _ in range(repeats):
+        begun = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast(torch.device("cpu"))):
+            (phase,) = objective.phases(batch, objective.networks)
+        phase.loss.backward()
+        least = min(least, time.process_time() - begun)
+    torch.set_num_threads(threads)
+    return least
+
+
+def train(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in arguments.rows:
+        preset, run = ROWS[name].preset(arguments.seed), out / f"{name}-{arguments.seed}"
+        plan = run.with_suffix(".json")
+        if not plan.exists():
+            seconds = seconds_per_iteration(preset)
+            iterations = round(60 * arguments.minutes / seconds)
+            plan.write_text(
+                json.dumps({"row": name, "seconds": seconds, "iterations": iterations, "says": ROWS[name].says})
+            )
+        iterations = json.loads(plan.read_text())["iterations"]
+        resume = (run / "run.json").exists()
+        api.train(
+            arguments.data, run, preset=preset, iterations=iterations, resume=resume,
+            say=lambda line, name=name: print(f"{name}: {line}", flush=True),
+        )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("train")
+    command.add_argument("data")
+    command.add_argument("--out", required=True)
+    command.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    command.add_argument("--minutes", type=float, default=20.0)
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=train)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
