@@ -1,5 +1,7 @@
 """What many tests need: small real images and a small real model."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,77 @@ def small_model() -> DiffusionAutoencoder:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()
+
+
+class FaceApi:
+    """The two face networks of @vladmandic/face-api in their own file format, with weights that tests make up."""
+
+    detector = "tiny_face_detector_model"
+    landmarks = "face_landmark_68_model"
+
+    @staticmethod
+    def shapes() -> dict[str, dict[str, list[int]]]:
+        """Names and shapes as the manifests of version 1.7.15 have them."""
+
+        def separable(name: str, before: int, after: int) -> dict[str, list[int]]:
+            filters = {
+                "depthwise_filter": [3, 3, before, 1],
+                "pointwise_filter": [1, 1, before, after],
+                "bias": [after],
+            }
+            return {f"{name}/{part}": shape for part, shape in filters.items()}
+
+        detector = {"conv0/filters": [3, 3, 3, 16], "conv0/bias": [16]}
+        for i in range(1, 6):
+            detector |= separable(f"conv{i}", 2 ** (i + 3), 2 ** (i + 4))
+        detector |= {"conv8/filters": [1, 1, 512, 25], "conv8/bias": [25]}
+        landmarks = {"dense0/conv0/filters": [3, 3, 3, 32], "dense0/conv0/bias": [32]}
+        for block in range(4):
+            width = 32 * 2**block
+            for conv in range(4):
+                if block or conv:
+                    landmarks |= separable(f"dense{block}/conv{conv}", width if conv else width // 2, width)
+        landmarks |= {"fc/weights": [256, 136], "fc/bias": [136]}
+        return {FaceApi.detector: detector, FaceApi.landmarks: landmarks}
+
+    @staticmethod
+    def write(folder: Path, name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Write manifest and quantised weights; gives the values that the files stand for."""
+        folder.mkdir(exist_ok=True)
+        entries, data, values = [], b"", {}
+        for key, tensor in tensors.items():
+            least = float(tensor.min())
+            scale = (float(tensor.max()) - least) / 255 or 1.0
+            numbers = np.rint((tensor - least) / scale).astype(np.uint8)
+            quantization = {"dtype": "uint8", "scale": scale, "min": least}
+            shape = list(tensor.shape)
+            entries.append({"name": key, "shape": shape, "dtype": "float32", "quantization": quantization})
+            data += numbers.tobytes()
+            values[key] = numbers * scale + least
+        manifest = [{"weights": entries, "paths": [f"{name}.bin"]}]
+        (folder / f"{name}-weights_manifest.json").write_text(json.dumps(manifest))
+        (folder / f"{name}.bin").write_bytes(data)
+        return values
+
+    @staticmethod
+    def bright_spots(folder: Path, points: np.ndarray) -> Path:
+        """Networks made by hand: whatever is nearly white has a box of 6 x 7 cells, and in it these 68 points."""
+        zeros = {name: {k: np.zeros(v) for k, v in part.items()} for name, part in FaceApi.shapes().items()}
+        detector, landmarks = zeros[FaceApi.detector], zeros[FaceApi.landmarks]
+        detector["conv0/filters"][1, 1, :, 0] = (
+            1  # white: (255 - mean) / 255, summed over colours, is 1.71; grey is less
+        )
+        for i in range(1, 6):
+            detector[f"conv{i}/depthwise_filter"][1, 1, 0] = 1
+            detector[f"conv{i}/pointwise_filter"][0, 0, 0, 0] = 1
+        detector["conv8/filters"][0, 0, 0, 9] = 100
+        detector["conv8/bias"][[4, 9, 14, 19, 24]] = -150
+        landmarks["fc/bias"][:] = points.ravel()
+        for name, tensors in zeros.items():
+            FaceApi.write(folder, name, tensors)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def face_api() -> type[FaceApi]:
+    return FaceApi

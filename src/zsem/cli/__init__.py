@@ -47,6 +47,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "semantic codes of A with the stochastic codes of B",
         "zsem.cli.variations:Mix",
     ),
+    "align": (
+        "IMAGES --out DIR",
+        "cut FFHQ-aligned square faces out of photos, as face checkpoints expect them",
+        "zsem.cli.align:Align",
+    ),
     "info": ("RUN", "what a model is and how it was trained", "zsem.cli.info:Info"),
     "import": ("FILE.. --out RUN", "turn foreign checkpoints into a model", "zsem.cli.interop:Import"),
     "export": ("RUN --out DIR", "write a model as a diffusers pipeline", "zsem.cli.interop:Export"),
