@@ -67,7 +67,7 @@ def network_state(seed: int) -> tuple[dict[str, Tensor], dict[str, nn.Module]]:
 
 @pytest.fixture(scope="module")
 def official():
-    """An official checkpoint, small: (its content as Lightning 1.4 saves it, the networks with its averaged weights)."""
+    """A small official checkpoint: (its content as Lightning 1.4 saves it, networks with its averaged weights)."""
     ema, networks = network_state(0)
     raw, _ = network_state(50)
     state = {f"ema_model.{k}": v for k, v in ema.items()} | {f"model.{k}": v for k, v in raw.items()}
@@ -290,6 +290,6 @@ def test_files_that_hold_something_else(official, save, tmp_path):
 def test_a_truncated_checkpoint_leaves_nothing_behind(official, save, tmp_path):
     path = save(official[0])
     path.write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(ZsemError, match="last.ckpt"):
+    with pytest.raises(ZsemError, match=r"last\.ckpt"):
         api.import_models([path], tmp_path / "run")
     assert not (tmp_path / "run").exists()
