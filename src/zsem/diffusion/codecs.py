@@ -163,7 +163,7 @@ class Offsets:
         return grid.steps
 
 
-class Reference:
+class Reference(Ddim):
     """DDIM as the official DiffAE code walks it, for the same numbers from the same weights; not exact.
 
     On `TimeGrid.strided`: x0 is clipped at every step; to encode, the clean image is taken for the state at the first
@@ -189,17 +189,10 @@ class Reference:
 
     def decode(self, denoise: BoundDenoiser, noise: Noise, grid: TimeGrid) -> Float[Tensor, "b c h w"]:
         """As many evaluations as steps."""
-        return DDIM.decode(Clip(denoise), noise, grid)
-
-    def nfe_encode(self, grid: TimeGrid) -> int:
-        return grid.steps
-
-    def nfe_decode(self, grid: TimeGrid) -> int:
-        return grid.steps
+        return super().decode(Clip(denoise), noise, grid)
 
 
-DDIM = Ddim()
-CODECS: dict[str, Codec] = {"exact": Exact(), "ddim": DDIM, "offsets": Offsets(), "reference": Reference()}
+CODECS: dict[str, Codec] = {"exact": Exact(), "ddim": Ddim(), "offsets": Offsets(), "reference": Reference()}
 
 
 def _euler(walk: Walk, xb: Tensor, node: int, towards: int = 1) -> Tensor:
