@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,29 +33,40 @@ SHOWN_IMAGES = 8  # images in the pictures of a training
 
 
 @overload
-def load(name: str | Path, *, device: str | torch.device | None = None) -> Any: ...
+def load(name: str | Path, *, device: str | torch.device | None = None, options: Options = GUESS) -> Any: ...
 
 
 @overload
-def load(name: str | Path, *, kind: type[ModelT], device: str | torch.device | None = None) -> ModelT: ...
+def load(
+    name: str | Path, *, kind: type[ModelT], device: str | torch.device | None = None, options: Options = GUESS
+) -> ModelT: ...
 
 
-def load(name: str | Path, *, kind: type[Model] = Model, device: str | torch.device | None = None) -> Model:
+def load(
+    name: str | Path,
+    *,
+    kind: type[Model] = Model,
+    device: str | torch.device | None = None,
+    options: Options = GUESS,
+) -> Model:
     """Load a model: a run folder, "owner/name" on the Hugging Face hub, or a foreign checkpoint as `zsem import` reads.
 
     kind: the class that is wanted, e.g. DiffusionAutoencoder.
     device: where to put it; by default an accelerator where there is one.
+    options: how to read a foreign checkpoint, where it does not tell and the guess, which a warning names, is wrong.
     Raises ZsemError where there is no such model, it is damaged, or of another kind.
     """
     device = default_device() if device is None else device
     if not is_foreign(Path(name)):
         return kind.from_pretrained(name, device=device)
-    model = read_models([Path(name)]).model
-    if not isinstance(model, kind):
-        raise ZsemError(
-            f"{name} holds {'no model' if model is None else f'a {type(model).__name__}'}, a {kind.__name__} is wanted"
-        )
-    return model.to(device).eval()
+    found = read_models([Path(name)], options)
+    if not isinstance(found.model, kind):
+        there = "no model" if found.model is None else f"a {type(found.model).__name__}"
+        raise ZsemError(f"{name} holds {there}, a {kind.__name__} is wanted")
+    notes = [*found.notes, *(["it holds a latent network too, which `zsem import` keeps"] if found.prior else [])]
+    for note in notes:
+        warnings.warn(f"{name}: {note}", stacklevel=2)
+    return found.model.to(device).eval()
 
 
 def import_models(files: Sequence[str | Path], out: str | Path, options: Options = GUESS) -> Imported:
@@ -67,6 +79,10 @@ def import_models(files: Sequence[str | Path], out: str | Path, options: Options
     """
     out = Path(out)
     paths = [Path(file) for file in files]
+    if not paths:
+        raise ZsemError("there is nothing to import: name a checkpoint file")
+    if out.is_file():
+        raise ZsemError(f"{out} is a file: name a folder for the model")
     for path in paths:
         if not is_foreign(path):
             raise ZsemError(f"{path} is neither a checkpoint file nor a folder of diffusers: check the path")

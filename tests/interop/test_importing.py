@@ -112,7 +112,7 @@ def test_the_whole_autoencoder(official, save, tmp_path):
     assert model.history["origin"][0] | {"sha256": ""} == {
         "file": "last.ckpt", "sha256": "", "layout": "diffae latent", "weights": "ema",
     }  # fmt: skip
-    assert any("lightning_of_1_4.ModelCheckpoint" in note for note in found.notes)
+    assert any("lightning_of_1_4.ModelCheckpoint" in note for note in found.left_out)
     assert model.config.prediction == "eps"
     torch.testing.assert_close(model.z_mean, state["conds_mean"][0])
     torch.testing.assert_close(model.z_std, state["conds_std"][0])
@@ -226,11 +226,25 @@ def test_the_containers_of_training_scripts(save):
                       image_size=SIZE, image_channels=3), 1)  # fmt: skip
     state = {f"module.{name}": tensor for name, tensor in foreign(unet, layouts.ddpm(unet)).items()}
     x, t = torch.rand(1, 3, SIZE, SIZE), torch.tensor([30.0])
-    for content in ([state, {"state": {}}, 7], {"ema": state, "step": 3}, {"epoch": 1, "model": state}):
-        model = read_models([save(content, "ddpm.ckpt")]).model
-        assert isinstance(model, DiffusionModel)
+    other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    for content, weights in (
+        ([state, {"state": {}}, 7], None),
+        ([other, {"state": {}}, 7, 9, state], "ema"),
+        ({"ema": state, "model": other, "step": 3}, "ema"),
+        ({"model_ema": other, "model": state}, "raw"),
+        ({"epoch": 1, "model": state}, None),
+    ):
+        path = save(content, "ddpm.ckpt")
+        found = read_models([path], Options(weights="raw" if weights == "raw" else None))
+        assert isinstance(found.model, DiffusionModel)
+        assert found.origins[0].get("weights") == weights
+        assert found.model.config.image_size == 32  # attention on the second level is taken to be of 16 pixels
         with torch.no_grad():
-            torch.testing.assert_close(model.unet(x, t, Condition()), unet(x, t, Condition()))
+            torch.testing.assert_close(found.model.unet(x, t, Condition()), unet(x, t, Condition()))
+    with pytest.raises(ZsemError, match="one set of weights"):
+        read_models([save(state, "flat.ckpt")], Options(weights="raw"))
+    with pytest.raises(ZsemError, match="no ema weights"):
+        read_models([save({"model": state})], Options(weights="ema"))
 
 
 def broken(content, change):
@@ -245,11 +259,13 @@ def broken(content, change):
         (lambda s: s.pop("ema_model.middle_block.1.qkv.weight"), "1 missing .middle_block.1.qkv.weight."),
         (lambda s: s.update({"ema_model.extra.weight": torch.zeros(1)}), "1 unexpected .extra.weight."),
         (lambda s: s.update({"ema_model.out.0.weight": torch.zeros(5)}), r"out.0.weight.*\[5\], not \[32\]"),
-        (lambda s: s.pop("ema_model.encoder.out.3.weight"), "has no out.3.weight"),
+        (lambda s: s.pop("ema_model.encoder.out.3.weight"), "there is no out.3.weight"),
         (lambda s: s.pop("ema_model.encoder.middle_block.2.in_layers.2.bias"), "missing .encoder.middle_block.2"),
         (lambda s: [s.pop(k) for k in ("conds_mean", "conds_std")], "statistics: give latent.pkl"),
-        (lambda s: [s.pop(k) for k in list(s) if ".output_blocks." in k], "missing|whole levels|has no"),
+        (lambda s: [s.pop(k) for k in list(s) if ".output_blocks." in k], "attention are not read"),
         (lambda s: s.update({"conds_mean": torch.zeros(1, 7), "conds_std": torch.ones(1, 7)}), "of 7 numbers"),
+        (lambda s: s.pop("conds_std"), "lacks the statistics of z"),
+        (lambda s: s.update({"conds_mean": [0.0] * Z}), "lacks the statistics of z|statistics: give"),
     ],
 )
 def test_what_does_not_fit_is_named(official, save, change, said, tmp_path):
@@ -264,10 +280,9 @@ def test_files_that_hold_something_else(official, save, tmp_path):
     for content, said in (
         ({"weight": torch.zeros(3)}, "no network that zsem knows .it begins with weight"),
         ({"state_dict": {"classifier.weight": torch.zeros(2, 4)}}, "no classifier"),
-        (
-            {**official[0], "hyper_parameters": {"beta_scheduler": "sigmoid"}},
-            "noise schedule 'sigmoid'",
-        ),
+        ({**official[0], "hyper_parameters": {"beta_scheduler": "sigmoid"}}, "noise schedule 'sigmoid'"),
+        ({**official[0], "hyper_parameters": {"beta_scheduler": ["linear"]}}, "noise schedule"),
+        ({**official[0], "hyper_parameters": {"T": "many"}}, "T is 'many'"),
     ):
         with pytest.raises(ZsemError, match=said):
             read_models([save(content)])
@@ -293,3 +308,51 @@ def test_a_truncated_checkpoint_leaves_nothing_behind(official, save, tmp_path):
     with pytest.raises(ZsemError, match=r"last\.ckpt"):
         api.import_models([path], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_what_hyper_parameters_say_is_followed(official, save):
+    """Heads, schedules and their scaling with T are in the file, and in no shape."""
+    content, networks = official
+    settings = {"T": 500, "beta_scheduler": "const0.01", "latent_beta_scheduler": "linear", "net_beatgans_attn_head": 4}
+    found = read_models([save({**content, "hyper_parameters": settings})])
+    model, prior = found.model, found.prior
+    assert isinstance(model, DiffusionAutoencoder) and prior is not None
+    assert (model.config.unet.num_heads, model.config.encoder.num_heads) == (4, 4)
+    torch.testing.assert_close(model.schedule.alphas_cumprod, 0.98 ** torch.arange(1, 501, dtype=torch.float64))
+    betas = torch.linspace(2e-4, 0.04, 500, dtype=torch.float64)
+    torch.testing.assert_close(prior.schedule.alphas_cumprod, torch.cumprod(1 - betas, 0))
+    x = torch.rand(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert not torch.allclose(model.encoder(x), networks["encoder"](x), atol=1e-4)
+
+
+def test_weights_are_no_window_on_the_file(official, save):
+    """A file that is overwritten, as `last.ckpt` is, must not change or kill what was loaded from it."""
+    path = save(official[0])
+    model = read_models([path]).model
+    assert isinstance(model, DiffusionAutoencoder)
+    x = torch.rand(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        before = model.encoder(x)
+        with path.open("r+b") as file:
+            file.write(b"\0" * path.stat().st_size)
+        torch.testing.assert_close(model.encoder(x), before)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image_size": 0}, {"heads": -2}, {"head_channels": 0}, {"timesteps": -1}], ids=lambda o: next(iter(o))
+)
+def test_options_are_positive(options):
+    with pytest.raises(ZsemError, match="at least 1"):
+        Options(**options)
+
+
+def test_options_that_mean_nothing_are_refused(official, save):
+    with pytest.raises(ZsemError, match="rescale-timesteps means nothing"):
+        read_models([save(official[0])], Options(rescale_timesteps=True))
+
+
+def test_super_resolution_is_refused(save):
+    unet = drawn(UNet(GUIDED, image_size=16, image_channels=6), 1)
+    with pytest.raises(ZsemError, match="super-resolution"):
+        read_models([save(foreign(unet, layouts.adm(unet)), "upsampler.pt")])

@@ -108,6 +108,9 @@ class Align(Command):
             raise ZsemError(f"--limit must be at least 1, not {self.limit}")
         if self.models is not None and self.landmarks is not None:
             raise ZsemError("faces are found by --models or given by --landmarks: leave one of the two out")
+        out, source = Path(self.out).resolve(), Path(self.images).resolve()
+        if out in {source, source.parent if source.is_file() else source}:
+            raise ZsemError(f"--out {self.out} holds the photos: choose another folder, so that none is overwritten")
 
     def _finder(self, paths: set[str]) -> Find:
         if self.landmarks is not None:

@@ -37,12 +37,14 @@ class Report:
             from rich.console import Console
             from rich.table import Table
 
+            # a pipe has no width; a narrow terminal breaks long names rather than hiding what makes them differ
+            console = Console() if sys.stdout.isatty() else Console(width=1000)
             table = Table(box=box.SIMPLE_HEAD)
             for number, column in enumerate(self.rows[0]):
-                table.add_column(column, justify="right" if number else "left", no_wrap=True)
+                table.add_column(column, justify="right" if number else "left", overflow="fold")
             for row in self.rows:
                 table.add_row(*row.values())
-            Console().print(table)
+            console.print(table)
         for note in self.notes:
             print(note)
 

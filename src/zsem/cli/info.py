@@ -35,11 +35,24 @@ class Info(Command):
             },
             "history": model.history,
             **({"z": statistics(model.z_mean, model.z_std)} if hasattr(model, "z_mean") else {}),
+            **parts_of(folder),
             "config": asdict(model.config),
             "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*")) if path.is_file()},
         }
         rows = [{self.model: name, "": text} for name, text in flat(figures)]
         return Report(figures=figures, rows=rows)
+
+
+def parts_of(folder: Path) -> dict[str, Any]:
+    """What else lies in a run: a prior, directions."""
+    from zsem.models.base import read_config
+    from zsem.values.direction import load_directions
+
+    prior, directions = folder / "prior", folder / "semantics" / "directions.safetensors"
+    return {
+        **({"prior": read_config(prior)["kind"]} if prior.is_dir() else {}),
+        **({"directions": [d.name for d in load_directions(directions)]} if directions.exists() else {}),
+    }
 
 
 def statistics(mean: Tensor, std: Tensor) -> dict[str, float | int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report
 
@@ -35,8 +35,8 @@ class Import(Command):
     """noise schedule"""
     timesteps: int | None = None
     """timesteps of the noise schedule"""
-    rescale_timesteps: FlagCreatePairsOff[bool] = False
-    """for models trained with --rescale_timesteps True"""
+    rescale_timesteps: bool | None = None
+    """the network is told t * 1000 / timesteps, as with --rescale_timesteps True of improved-diffusion"""
     weights: Literal["ema", "raw"] | None = None
     """averaged or last weights, where a file has both (averaged, but of a classifier the last)"""
 
@@ -44,8 +44,7 @@ class Import(Command):
         from zsem import api
         from zsem.interop.conventions import Options
 
-        given = {field.name: getattr(self, field.name) for field in fields(Options)}
-        options = Options(**{**given, "rescale_timesteps": self.rescale_timesteps or None})
+        options = Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
         found = api.import_models(self.files, self.out, options)
         networks = [("model", found.model), ("prior", found.prior)]
         parts = [
@@ -58,10 +57,15 @@ class Import(Command):
         ]  # fmt: skip
         number = 0 if found.weight is None else len(found.weight)
         figures = {
-            "out": self.out, "parts": parts, "directions": number, "origins": found.origins, "notes": found.notes,
+            "out": self.out, "parts": parts, "directions": number, "origins": found.origins, "notes": [*found.notes, *found.left_out],
         }  # fmt: skip
         rows = [{**part, "parameters": f"{part['parameters']:,}"} for part in parts]
-        notes = [*found.notes, *([f"{number} directions of the classifier"] if number else []), f"model in {self.out}"]
+        notes = [
+            *found.notes,
+            *found.left_out,
+            *([f"{number} directions of the classifier"] if number else []),
+            f"model in {self.out}",
+        ]
         return Report(figures=figures, rows=rows, notes=notes)
 
 
@@ -81,4 +85,7 @@ class Export(Command):
 
         model = api.load(self.model, kind=ImageModel, device="cpu")
         folder = diffusers.write(model, self.out)
-        return Report(figures={"out": str(folder)}, notes=[f"DDPMPipeline.from_pretrained({str(folder)!r}) loads it"])
+        how = f"UNet2DModel.from_pretrained({str(folder / 'unet')!r})"
+        if model.config.unet.num_classes is None:
+            how = f"DDPMPipeline.from_pretrained({str(folder)!r})"
+        return Report(figures={"out": str(folder)}, notes=[f"{how} loads it"])

@@ -65,11 +65,14 @@ class Reconstruct(Command):
     def run(self) -> Report:
         from zsem import api
         from zsem.models.autoencoder import DiffusionAutoencoder
-        from zsem.models.imaging import ImageModel
+        from zsem.models.imaging import STEPS, ImageModel
+        from zsem.values.errors import ZsemError
         from zsem.values.files import write_whole
 
         model = api.load(self.model, kind=ImageModel)
         has_z = isinstance(model, DiffusionAutoencoder)
+        if model.config.unet.num_classes is not None:
+            raise ZsemError(f"{self.model} is conditional on classes: use DiffusionModel.invert and decode from Python")
         images = open_images(self.images, model, split=self.split, limit=self.limit)
         out = Path(self.out)
         names = png_names(images.paths, len(images.paths))
@@ -81,10 +84,10 @@ class Reconstruct(Command):
         if self.compare:
             results.append(self._measure(model, images, *COMPARED))
             if has_z:
-                results.append(self._measure(model, images, Z_ALONE, self.steps))
-        self._draw(model, images, out / "reconstruction.png", [self.codec, Z_ALONE] if has_z else [self.codec])
+                results.append(self._measure(model, images, Z_ALONE, STEPS))
         figures = {**results[0], "rows": results} if self.compare else results[0]
         write_whole(out / "reconstruction.json", (json.dumps(finite(figures), indent=2) + "\n").encode())
+        self._draw(model, images, out / "reconstruction.png", [self.codec, Z_ALONE] if has_z else [self.codec])
         return Report(
             figures=figures, rows=[table_row(result) for result in results], notes=[f"picture and files in {out}"]
         )
@@ -130,7 +133,7 @@ class Reconstruct(Command):
             return model.decode(self._stored(model.invert(pixels, codec=codec, steps=steps, storage=dtype), dtype))
         assert isinstance(model, DiffusionAutoencoder)
         if codec == Z_ALONE:
-            return model.decode(model.encode(pixels, noise=False, steps=steps), seed=seed)
+            return model.decode(model.encode(pixels, noise=False), seed=seed)
         return model.decode(self._stored(model.encode(pixels, codec=codec, steps=steps, storage=dtype), dtype))
 
     def _stored(self, codes: Codes, dtype: torch.dtype) -> Codes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Float64
@@ -245,6 +245,8 @@ def _spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, top: float, c
     if spacing == "karras":
         ends = noisy ** (1 / _KARRAS_RHO), clean ** (1 / _KARRAS_RHO)
         u = torch.linspace(*ends, steps, dtype=torch.float64) ** _KARRAS_RHO
+    elif spacing != "logsnr":
+        raise ZsemError(f"there is no spacing {spacing!r}; choose one of {', '.join(get_args(Spacing))}")
     else:
         u = torch.linspace(math.log(noisy), math.log(clean), steps, dtype=torch.float64).exp()
     return schedule.timestep_at(u)

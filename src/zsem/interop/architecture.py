@@ -1,7 +1,7 @@
 """The configuration of a network from the names and shapes of its weights.
 
-What these do not tell is guessed as the published models have it, and can be given: the image size (a bottleneck of
-8 x 8 pixels, 4 x 4 for CIFAR-10's (1, 2, 2, 2)) and the number of attention heads.
+What these do not tell is guessed as the published models have it, and can be given: the image size (attention at 16
+pixels where one level has it, else a bottleneck of 8 x 8) and the number of attention heads.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import torch
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.latent import LatentNet
 from zsem.nets.unet import HalfUNet
-from zsem.values.errors import ZsemError
 
 Shapes = Mapping[str, torch.Size]
 CIFAR_MULT = (1, 2, 2, 2)  # of DDPM and improved DDPM at 32 pixels
+
+
+class UnknownArchitectureError(Exception):
+    """Names and shapes are not those of a network that zsem knows; the text says why, without the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,7 @@ class Architecture:
 def adm(shapes: Shapes, *, heads: Heads, image_size: int | None = None, time: str = "time_embed") -> Architecture:
     """Of a U-Net, or a noisy classifier, in the layout of guided-diffusion; `time` as in `layouts.adm`.
 
-    Raises ZsemError where names are missing that every such network has.
+    Raises UnknownArchitectureError where names are missing that every such network has.
     """
     channels, embed = shape(shapes, f"{time}.0.weight")[1], shape(shapes, f"{time}.2.weight")[0]
     stages = 1 + last_number(shapes, r"input_blocks\.(\d+)\.")
@@ -54,23 +57,22 @@ def adm(shapes: Shapes, *, heads: Heads, image_size: int | None = None, time: st
         blocks = blocks_per_level(shapes, stages)
     levels = stages // (blocks + 1)
     if blocks < 1 or levels * (blocks + 1) != stages:
-        raise ZsemError(
-            f"{stages} input blocks are no whole levels of a U-Net: the checkpoint has another architecture"
-        )
+        raise UnknownArchitectureError(f"{stages} input blocks are no whole levels of a U-Net")
     ends = [(level + 1) * (blocks + 1) - 1 for level in range(levels)]  # the last block of each level
     widths = [shape(shapes, f"input_blocks.{end}.0.in_layers.2.weight")[0] for end in ends]
     mult = tuple(multiples(widths, channels))
-    size = image_size or default_size(mult)
-    if not ups and "out.2.positional_embedding" in shapes:
+    attentive = [level for level, end in enumerate(ends) if f"input_blocks.{end}.1.qkv.weight" in shapes]
+    size = image_size or default_size(mult, attentive)
+    if not ups:
+        if "out.2.positional_embedding" not in shapes:
+            raise UnknownArchitectureError("classifiers with other pooling than attention are not read")
         tokens = shape(shapes, "out.2.positional_embedding")[1] - 1
         size = round(tokens**0.5) * 2 ** (levels - 1)
     time_rows = shape(shapes, "input_blocks.1.0.emb_layers.1.weight")[0]
     classes = shapes.get("label_emb.weight")
     net = HalfUNet.Config(
         channels=channels, channel_mult=mult, num_res_blocks=blocks, embed_channels=embed,
-        attention_resolutions=tuple(
-            size // 2**level for level, end in enumerate(ends) if f"input_blocks.{end}.1.qkv.weight" in shapes
-        ),
+        attention_resolutions=tuple(size // 2**level for level in attentive),
         num_heads=heads.number, num_head_channels=heads.channels,
         num_classes=None if classes is None else classes[0],
         time="scale_shift" if time_rows == 2 * widths[0] else "add",
@@ -82,10 +84,12 @@ def adm(shapes: Shapes, *, heads: Heads, image_size: int | None = None, time: st
     )  # fmt: skip
 
 
-def adm_encoder(shapes: Shapes, *, image_size: int) -> SemanticEncoder.Config:
-    """Of DiffAE's semantic encoder."""
+def adm_encoder(
+    shapes: Shapes, *, image_size: int, heads: int = 1, blocks: int | None = None
+) -> SemanticEncoder.Config:
+    """Of DiffAE's semantic encoder; `blocks` per level, where that is known."""
     stages = 1 + last_number(shapes, r"input_blocks\.(\d+)\.")
-    blocks = blocks_per_level(shapes, stages)
+    blocks = blocks or blocks_per_level(shapes, stages)
     ends = range(blocks, stages, blocks + 1)
     channels = shape(shapes, "input_blocks.0.0.weight")[0]
     widths = [shape(shapes, f"input_blocks.{end}.0.in_layers.2.weight")[0] for end in ends]
@@ -94,6 +98,7 @@ def adm_encoder(shapes: Shapes, *, image_size: int) -> SemanticEncoder.Config:
         attention_resolutions=tuple(
             image_size // 2**level for level, end in enumerate(ends) if f"input_blocks.{end}.1.qkv.weight" in shapes
         ),
+        num_heads=heads,
     )  # fmt: skip
 
 
@@ -113,12 +118,11 @@ def ddpm(shapes: Shapes, *, heads: Heads, image_size: int | None = None) -> Arch
     blocks = 1 + last_number(shapes, r"down\.0\.block\.(\d+)\.")
     widths = [shape(shapes, f"down.{level}.block.{blocks - 1}.conv1.weight")[0] for level in range(levels)]
     mult = tuple(multiples(widths, channels))
-    size = image_size or default_size(mult)
+    attentive = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in shapes]
+    size = image_size or default_size(mult, attentive)
     net = HalfUNet.Config(
         channels=channels, channel_mult=mult, num_res_blocks=blocks, embed_channels=embed,
-        attention_resolutions=tuple(
-            size // 2**level for level in range(levels) if f"down.{level}.attn.0.q.weight" in shapes
-        ),
+        attention_resolutions=tuple(size // 2**level for level in attentive),
         num_heads=heads.number, num_head_channels=heads.channels,
         time="add", resample="conv_tail", norm_eps=1e-6, frequency_shift=1,
     )  # fmt: skip
@@ -128,8 +132,10 @@ def ddpm(shapes: Shapes, *, heads: Heads, image_size: int | None = None) -> Arch
     )  # fmt: skip
 
 
-def default_size(mult: tuple[int | float, ...]) -> int:
-    """The image size that published models of these levels have."""
+def default_size(mult: tuple[int | float, ...], attentive: list[int]) -> int:
+    """The image size that published models of these levels have: where one level has attention, it is of 16 pixels."""
+    if len(attentive) == 1:
+        return 16 * 2 ** attentive[0]
     return 32 if mult == CIFAR_MULT else 8 * 2 ** (len(mult) - 1)
 
 
@@ -158,14 +164,18 @@ def blocks_per_level(shapes: Shapes, stages: int) -> int:
         if alike and all(not attention[i] and widths[i] in {-1, widths[i - 1]} for i in between):
             fitting.append(blocks)
     if not fitting:
-        raise ZsemError("the input blocks do not form levels of a U-Net: the checkpoint has another architecture")
-    return min(fitting, key=lambda blocks: abs(blocks - 2))  # two, as published, where several fit
+        raise UnknownArchitectureError("the input blocks do not form levels of a U-Net")
+    if len(fitting) > 1 and 2 not in fitting:
+        raise UnknownArchitectureError(
+            f"there may be {' or '.join(map(str, fitting))} blocks per level: no shape tells"
+        )
+    return 2 if 2 in fitting else fitting[0]  # two, as published
 
 
 def shape(shapes: Shapes, name: str) -> torch.Size:
     """The shape of a tensor that must be there."""
     if name not in shapes:
-        raise ZsemError(f"the checkpoint has no {name}: it is incomplete, or of another architecture")
+        raise UnknownArchitectureError(f"there is no {name}: the file is incomplete, or of another architecture")
     return shapes[name]
 
 
@@ -175,5 +185,7 @@ def last_number(shapes: Shapes, pattern: str, default: int | None = None) -> int
     if numbers:
         return max(numbers)
     if default is None:
-        raise ZsemError(f"the checkpoint has no tensors called {pattern}: it is incomplete, or of another architecture")
+        raise UnknownArchitectureError(
+            f"there are no tensors called {pattern}: the file is incomplete, or of another architecture"
+        )
     return default

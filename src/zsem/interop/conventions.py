@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.interop.architecture import Architecture, Heads
+from zsem.nets.unet import HalfUNet
+from zsem.values.errors import ZsemError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to take instead of the guess; None = the guess, or what the file says."""
+    """What to take instead of the guess; None = the guess, or what the file says.
+
+    Raises ZsemError for numbers that are not positive.
+    """
 
     image_size: int | None = None
     """side of the images, pixels"""
@@ -30,7 +35,21 @@ class Options:
     weights: Literal["ema", "raw"] | None = None
     """averaged or last weights, where a file has both"""
 
+    def __post_init__(self) -> None:
+        for name in ("image_size", "heads", "head_channels", "timesteps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ZsemError(f"--{NAMES.get(name, name).replace('_', '-')} must be at least 1, not {value}")
 
+    def refuse(self, layout: str, *unused: str) -> None:
+        """Raise ZsemError where an option is given that means nothing for a layout."""
+        for name in unused:
+            if getattr(self, name) is not None:
+                option = NAMES.get(name, name).replace("_", "-")
+                raise ZsemError(f"--{option} means nothing for {layout}: leave it out")
+
+
+NAMES = {"image_size": "size"}  # options that are called otherwise on the command line
 GUESS = Options()
 
 
@@ -41,50 +60,65 @@ class Conventions:
     heads: Heads = field(default_factory=Heads)
     legacy_heads: bool = True
     schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
-    time_scale: float = 1.0
+    rescale: bool = False
 
     def changed(self, options: Options) -> Conventions:
         """The same with what the user says."""
         heads = self.heads
         if options.heads is not None or options.head_channels is not None:
             heads = Heads(number=options.heads or 1, channels=options.head_channels)
-        timesteps = options.timesteps or self.schedule.timesteps
-        scale = self.time_scale if options.timesteps is None else 1.0
-        if options.rescale_timesteps is not None:
-            scale = 1000 / timesteps if options.rescale_timesteps else 1.0
+        order, rescale = options.attention_order, options.rescale_timesteps
+        schedule = self.schedule
+        if options.schedule is not None or options.timesteps is not None:
+            kind, beta = options.schedule or schedule.kind, schedule.beta * schedule.timesteps / 1000
+            schedule = scaled(kind, options.timesteps or schedule.timesteps, beta)
         return Conventions(
             heads=heads,
-            legacy_heads=self.legacy_heads if options.attention_order is None else options.attention_order == "legacy",
-            schedule=NoiseSchedule.Config(kind=options.schedule or self.schedule.kind, timesteps=timesteps),
-            time_scale=scale,
+            legacy_heads=self.legacy_heads if order is None else order == "legacy",
+            schedule=schedule,
+            rescale=self.rescale if rescale is None else rescale,
         )
+
+    def put(self, net: HalfUNet.Config) -> HalfUNet.Config:
+        """A network's configuration that follows them."""
+        scale = 1000 / self.schedule.timesteps if self.rescale else 1.0
+        return replace(net, num_heads=self.heads.number, num_head_channels=self.heads.channels, time_scale=scale)
 
     def __str__(self) -> str:
         heads = f"{self.heads.number} heads" if self.heads.channels is None else f"heads of {self.heads.channels}"
+        told = " told as t * 1000 / T" if self.rescale else ""
         return (
             f"attention in {heads} ({'legacy' if self.legacy_heads else 'new'} order), "
-            f"{self.schedule.kind} schedule of {self.schedule.timesteps} timesteps"
+            f"{self.schedule.kind} schedule of {self.schedule.timesteps} timesteps{told}"
         )
 
 
 ONE_HEAD = Conventions()
 
 
+def scaled(
+    kind: Literal["linear", "cosine", "constant"], timesteps: int = 1000, beta: float = 0.008
+) -> NoiseSchedule.Config:
+    """A schedule as improved DDPM, ADM and DiffAE have it: betas are those of a thousand timesteps, times 1000 / T."""
+    by, plain = 1000 / timesteps, NoiseSchedule.Config()
+    return NoiseSchedule.Config(
+        kind=kind, timesteps=timesteps,
+        beta_start=plain.beta_start * by, beta_end=plain.beta_end * by, beta=beta * by,
+    )  # fmt: skip
+
+
 def of_guided_diffusion(found: Architecture, *, classifier: bool) -> Conventions:
     """The flags of the models that the repositories of ADM (also P2, ILVR) and improved DDPM publish."""
-    net, cosine = found.net, NoiseSchedule.Config(kind="cosine")
+    net = found.net
     if net.resample == "block":
         small = found.image_size == 64
         if classifier:
-            return Conventions(heads=Heads(channels=64), schedule=cosine if small else NoiseSchedule.Config())
+            return Conventions(heads=Heads(channels=64), schedule=scaled("cosine" if small else "linear"))
         if net.num_classes is not None and found.image_size == 128:
             return Conventions(heads=Heads(number=4))
         if net.num_classes is not None and small:
-            return Conventions(heads=Heads(channels=64), legacy_heads=False, schedule=cosine)
+            return Conventions(heads=Heads(channels=64), legacy_heads=False, schedule=scaled("cosine"))
         return Conventions(heads=Heads(channels=64))
     if net.time == "add":  # LSUN
         return ONE_HEAD
-    return Conventions(
-        heads=Heads(number=4), schedule=NoiseSchedule.Config(kind="cosine", timesteps=4000),
-        time_scale=1.0 if net.num_classes is not None else 0.25,
-    )  # fmt: skip
+    return Conventions(heads=Heads(number=4), schedule=scaled("cosine", 4000), rescale=net.num_classes is None)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.interop import architecture, diffusers, layouts
 from zsem.interop.architecture import Heads
-from zsem.interop.conventions import GUESS, ONE_HEAD, Conventions, Options, of_guided_diffusion
+from zsem.interop.conventions import GUESS, ONE_HEAD, Conventions, Options, of_guided_diffusion, scaled
 from zsem.interop.files import Checkpoint, read_checkpoint
 from zsem.interop.strict import fill, skeleton
 from zsem.models.autoencoder import DiffusionAutoencoder
@@ -21,6 +21,7 @@ from zsem.models.base import Model
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.prior import LatentDiffusion
+from zsem.nets.unet import HalfUNet
 from zsem.values.direction import Direction
 from zsem.values.errors import ZsemError
 
@@ -34,8 +35,9 @@ CELEBA_ATTRIBUTES = (
     "Wearing_Necktie", "Young",
 )  # fmt: skip
 ValueT = TypeVar("ValueT")
-# keys under which training scripts keep the weights of one network
-CONTAINERS = ("ema", "model", "state_dict", "model_state_dict", "net")
+# keys under which training scripts keep averaged and last weights of one network
+AVERAGED = ("ema", "model_ema", "ema_model", "ema_state_dict", "model_ema_state_dict")
+LAST = ("model", "state_dict", "model_state_dict", "net", "network")
 
 
 @dataclass(kw_only=True)
@@ -46,7 +48,8 @@ class Imported:
     prior: the latent DDIM of an autoencoder.
     z_mean, z_std: statistics of z over the training images, [d].
     weight, bias: of a linear classifier on normalised z, [k, d] and [k].
-    notes: what was assumed, left out, or is missing.
+    notes: what was assumed or is missing.
+    left_out: objects in files that are not data.
     origins: file, sha256, layout and weights of every file.
     """
 
@@ -57,6 +60,7 @@ class Imported:
     weight: Tensor | None = None
     bias: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     origins: list[dict[str, Any]] = field(default_factory=list)
 
     def directions(self, stamp: str) -> list[Direction]:
@@ -96,17 +100,18 @@ def read_models(paths: Sequence[Path], options: Options = GUESS) -> Imported:
         checkpoint = read_checkpoint(path)
         if checkpoint.stubs:
             named = ", ".join(checkpoint.stubs[:5]) + (" .." if len(checkpoint.stubs) > 5 else "")
-            found.notes.append(f"{path.name}: objects that are not data were left out ({named})")
-        layout, weights = _read_one(found, checkpoint, options)
+            found.left_out.append(f"{path.name}: objects that are not data were left out ({named})")
+        try:
+            layout, weights = _read_one(found, checkpoint, options)
+        except architecture.UnknownArchitectureError as error:
+            raise ZsemError(f"{path}: {error}") from None
         origin = {"file": path.name, "sha256": checkpoint.sha256, "layout": layout}
         found.origins.append({**origin, "weights": weights} if weights else origin)
     _settle_statistics(found)
-    if found.model is not None:
-        found.model.history = {"origin": found.origins}
-        found.model.eval()
-    if found.prior is not None:
-        found.prior.history = {"origin": found.origins}
-        found.prior.eval()
+    for model in (found.model, found.prior):
+        if model is not None:
+            model.history = {"origin": found.origins}
+            model.eval()
     return found
 
 
@@ -114,7 +119,7 @@ def _read_one(found: Imported, checkpoint: Checkpoint, options: Options) -> tupl
     """Add to `found` what one file holds; returns its layout and which of several sets of weights were taken, or ""."""
     content, path = checkpoint.content, checkpoint.path
     if isinstance(content, Mapping) and "conds_mean" in content and "state_dict" not in content:
-        _add_statistics(found, content["conds_mean"], content["conds_std"], path)
+        _add_statistics(found, content, path)
         return "diffae statistics", ""
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         state = tensors(content["state_dict"])
@@ -122,18 +127,13 @@ def _read_one(found: Imported, checkpoint: Checkpoint, options: Options) -> tupl
             return _read_heads(found, state, path, options)
         if any(name.startswith(("model.", "ema_model.")) for name in state):
             return _read_diffae(found, state, content.get("hyper_parameters"), path, options)
-    state = _flat_state(content)
+    state, weights = _flat_state(content, options.weights)
+    if not weights:
+        options.refuse("a file with one set of weights", "weights")
     if "input_blocks.0.0.weight" in state:
-        return _read_guided(found, state, path, options), ""
+        return _read_guided(found, state, path, options), weights
     if "temb.dense.0.weight" in state:
-        found_net = architecture.ddpm(
-            shapes_of(state), heads=ONE_HEAD.changed(options).heads, image_size=options.image_size
-        )
-        model = _diffusion_model(found_net, ONE_HEAD.changed(options))
-        fill(model.unet, layouts.ddpm(model.unet), state, path)
-        found.notes.append(f"{path.name}: assumed {ONE_HEAD.changed(options)}, {found_net.image_size} px")
-        _add_model(found, model, path)
-        return "ddpm", ""
+        return _read_ddpm(found, state, path, options), weights
     first = f" (it begins with {', '.join(list(state)[:3])})" if state else ""
     raise ZsemError(
         f"{path} holds no network that zsem knows{first}: DiffAE, guided-diffusion, improved-diffusion, P2, DDPM++ and "
@@ -145,32 +145,41 @@ def _read_diffae(
     found: Imported, state: dict[str, Tensor], hyper: object, path: Path, options: Options
 ) -> tuple[str, str]:
     """A Lightning checkpoint of DiffAE: autoencoder, with or without latent network, or plain DDIM."""
+    options.refuse("checkpoints of DiffAE", "rescale_timesteps", "head_channels")
     weights = options.weights or ("ema" if any(name.startswith("ema_model.") for name in state) else "raw")
     network = below(state, "ema_model." if weights == "ema" else "model.")
     if not network:
         raise ZsemError(f"{path} has no {weights} weights: choose the others with --weights")
     settings = hyper if isinstance(hyper, Mapping) else {}
     size = options.image_size or (state["x_T"].shape[-1] if "x_T" in state else None)
-    conventions = replace(ONE_HEAD, schedule=_schedule(settings, "beta_scheduler", path)).changed(options)
+    told = Conventions(
+        heads=Heads(number=_whole_number(settings, "net_beatgans_attn_head", 1, path)),
+        schedule=_schedule(settings, "beta_scheduler", path),
+    )
+    conventions = told.changed(options)
     if "conds_mean" in state:
-        _add_statistics(found, state["conds_mean"], state["conds_std"], path)
+        _add_statistics(found, state, path)
     encoder, latent = below(network, "encoder."), below(network, "latent_net.")
     body = {k: v for k, v in network.items() if not k.startswith(("encoder.", "latent_net."))}
     time = "time_embed.time_embed" if "time_embed.time_embed.0.weight" in body else "time_embed"
     about = architecture.adm(shapes_of(body), heads=conventions.heads, image_size=size, time=time)
+    legacy = conventions.legacy_heads
     if not encoder:
-        model: DiffusionModel | DiffusionAutoencoder = _diffusion_model(about, conventions)
-        fill(model.unet, layouts.adm(model.unet, time=time), body, path)
+        model: DiffusionModel | DiffusionAutoencoder = _diffusion_model(about, conventions, path)
+        fill(model.unet, layouts.adm(model.unet, time=time, legacy_heads=legacy), body, path)
         _add_model(found, model, path)
         return "diffae ddim", weights
     config = DiffusionAutoencoder.Config(
         image_size=about.image_size, image_channels=about.image_channels, prediction="eps", unet=about.net,
         schedule=conventions.schedule, z_dim=architecture.shape(shapes_of(encoder), "out.3.weight")[0],
-        encoder=architecture.adm_encoder(shapes_of(encoder), image_size=about.image_size),
+        encoder=architecture.adm_encoder(
+            shapes_of(encoder), image_size=about.image_size, heads=conventions.heads.number,
+            blocks=_whole_number(settings, "net_enc_num_res_blocks", 0, path) or None,
+        ),
     )  # fmt: skip
     model = skeleton(DiffusionAutoencoder, config, path)
-    fill(model.unet, layouts.adm(model.unet, time=time, legacy_heads=conventions.legacy_heads), body, path)
-    fill(model.encoder, layouts.adm_encoder(model.encoder), encoder, path, prefix="encoder.")
+    fill(model.unet, layouts.adm(model.unet, time=time, legacy_heads=legacy), body, path)
+    fill(model.encoder, layouts.adm_encoder(model.encoder, legacy_heads=legacy), encoder, path, prefix="encoder.")
     model.z_mean, model.z_std = torch.zeros(config.z_dim), torch.ones(config.z_dim)
     _add_model(found, model, path)
     if latent:
@@ -196,65 +205,80 @@ def _read_heads(found: Imported, state: dict[str, Tensor], path: Path, options: 
     name = "ema_classifier" if weights == "ema" else "classifier"
     if f"{name}.weight" not in state or f"{name}.bias" not in state:
         raise ZsemError(f"{path} has no {name}: it is incomplete, download it again")
-    found.weight, found.bias = state[f"{name}.weight"].float(), state[f"{name}.bias"].float()
-    if "conds_mean" not in state:
-        raise ZsemError(f"{path} has a classifier without the statistics of z that it was trained with (conds_mean)")
-    _add_statistics(found, state["conds_mean"], state["conds_std"], path)
+    found.weight, found.bias = (state[f"{name}.{part}"].to(torch.float32, copy=True) for part in ("weight", "bias"))
+    _add_statistics(found, state, path)
     return "diffae classifier", weights
 
 
 def _read_guided(found: Imported, state: dict[str, Tensor], path: Path, options: Options) -> str:
     """A flat state dict of guided-diffusion or improved-diffusion: a U-Net, or a classifier of noisy images."""
     classifier = not any(name.startswith("output_blocks.") for name in state)
+    if classifier:
+        options.refuse("a classifier, whose position embedding tells the size", "image_size")
     about = architecture.adm(shapes_of(state), heads=Heads(), image_size=options.image_size)
     conventions = of_guided_diffusion(about, classifier=classifier).changed(options)
-    net = replace(
-        about.net, num_heads=conventions.heads.number, num_head_channels=conventions.heads.channels,
-        time_scale=conventions.time_scale,
-    )  # fmt: skip
-    about = replace(about, net=net)
+    about = replace(about, net=conventions.put(about.net))
     found.notes.append(f"{path.name}: assumed {conventions}, {about.image_size} px, as its kind is published")
     model: NoisyClassifier | DiffusionModel
     if classifier:
         config = NoisyClassifier.Config(
             image_size=about.image_size, image_channels=about.image_channels, num_outputs=about.out_channels,
-            net=net, schedule=conventions.schedule,
+            net=about.net, schedule=conventions.schedule,
         )  # fmt: skip
         model = skeleton(NoisyClassifier, config, path)
-        network: nn.Module = model.net
-        entries = layouts.adm(model.net, legacy_heads=conventions.legacy_heads)
+        network: HalfUNet = model.net
     else:
-        model = _diffusion_model(about, conventions)
-        network, entries = model.unet, layouts.adm(model.unet, legacy_heads=conventions.legacy_heads)
-    fill(network, entries, state, path)
+        model = _diffusion_model(about, conventions, path)
+        network = model.unet
+    fill(network, layouts.adm(network, legacy_heads=conventions.legacy_heads), state, path)
     _add_model(found, model, path)
     return "guided-diffusion classifier" if classifier else "guided-diffusion"
 
 
-def _diffusion_model(about: architecture.Architecture, conventions: Conventions) -> DiffusionModel:
-    if about.out_channels not in {about.image_channels, 2 * about.image_channels}:
+def _read_ddpm(found: Imported, state: dict[str, Tensor], path: Path, options: Options) -> str:
+    """A flat state dict of DDPM's PyTorch port."""
+    options.refuse("DDPM++", "rescale_timesteps", "attention_order")
+    conventions = ONE_HEAD.changed(options)
+    about = architecture.ddpm(shapes_of(state), heads=conventions.heads, image_size=options.image_size)
+    model = _diffusion_model(about, conventions, path)
+    fill(model.unet, layouts.ddpm(model.unet), state, path)
+    found.notes.append(f"{path.name}: assumed {conventions}, {about.image_size} px, as its kind is published")
+    _add_model(found, model, path)
+    return "ddpm"
+
+
+def _diffusion_model(about: architecture.Architecture, conventions: Conventions, path: Path) -> DiffusionModel:
+    c, out = about.image_channels, about.out_channels
+    # super-resolution models are given the small image beside the noisy one
+    if out not in {c, 2 * c} or (c, out) == (6, 6):
         raise ZsemError(
-            f"the network answers with {about.out_channels} channels for {about.image_channels}: such models "
-            "(e.g. for super-resolution) are not read"
+            f"{path} answers with {out} channels for {c}: such networks (for super-resolution) are not read"
         )
     config = DiffusionModel.Config(
-        image_size=about.image_size, image_channels=about.image_channels, prediction="eps", unet=about.net,
-        schedule=conventions.schedule, learned_range=about.out_channels == 2 * about.image_channels,
+        image_size=about.image_size, image_channels=c, prediction="eps", unet=about.net,
+        schedule=conventions.schedule, learned_range=out == 2 * c,
     )  # fmt: skip
-    return skeleton(DiffusionModel, config, Path("the checkpoint"))
+    return skeleton(DiffusionModel, config, path)
+
+
+def _whole_number(settings: Mapping[str, Any], key: str, default: int, path: Path) -> int:
+    value = settings.get(key, default)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ZsemError(f"{path} says that its {key} is {value!r}: it is damaged, download it again")
+    return value
 
 
 def _schedule(
     settings: Mapping[str, Any], key: str, path: Path, kind: Literal["linear", "constant"] = "linear"
 ) -> NoiseSchedule.Config:
     """DiffAE's name of a schedule: linear, cosine, or const and the beta; `kind` where it is not said."""
-    name, timesteps = settings.get(key), settings.get("T", 1000)
-    if name is None:
-        return NoiseSchedule.Config(kind=kind)
-    if name in {"linear", "cosine"}:
-        return NoiseSchedule.Config(kind=name, timesteps=timesteps)
+    name, timesteps = settings.get(key) or kind, _whole_number(settings, "T", 1000, path)
+    if name in ("linear", "cosine", "constant"):
+        return scaled(name, timesteps)
     try:
-        return NoiseSchedule.Config(kind="constant", timesteps=timesteps, beta=float(str(name).removeprefix("const")))
+        return scaled("constant", timesteps, float(str(name).removeprefix("const")))
     except ValueError:
         raise ZsemError(f"{path} was trained with a noise schedule {name!r}, which zsem does not have") from None
 
@@ -265,13 +289,19 @@ def _add_model(found: Imported, model: Model, path: Path) -> None:
     found.model = model
 
 
-def _add_statistics(found: Imported, mean: Tensor, std: Tensor, path: Path) -> None:
-    mean, std = mean.float().flatten(), std.float().flatten()
+def _add_statistics(found: Imported, content: Mapping[str, Any], path: Path) -> None:
+    mean, std = content.get("conds_mean"), content.get("conds_std")
+    if not isinstance(mean, Tensor) or not isinstance(std, Tensor) or mean.numel() != std.numel():
+        raise ZsemError(f"{path} lacks the statistics of z (conds_mean and conds_std of one length): download it again")
+    mean, std = (value.to(torch.float32, copy=True).flatten() for value in (mean, std))
     if found.z_mean is not None and found.z_std is not None:
-        if not (torch.allclose(mean, found.z_mean, atol=1e-4) and torch.allclose(std, found.z_std, atol=1e-4)):
+        alike = mean.shape == found.z_mean.shape
+        if not (
+            alike and torch.allclose(mean, found.z_mean, atol=1e-4) and torch.allclose(std, found.z_std, atol=1e-4)
+        ):
             raise ZsemError(f"{path} has other statistics of z than the files before it: they do not belong together")
         return
-    found.z_mean, found.z_std = mean.clone(), std.clone()
+    found.z_mean, found.z_std = mean, std
 
 
 def _settle_statistics(found: Imported) -> None:
@@ -297,18 +327,29 @@ def _settle_statistics(found: Imported) -> None:
             )
 
 
-def _flat_state(content: object) -> dict[str, Tensor]:
-    """The tensors of one network, from the containers that training scripts put them into."""
+def _flat_state(content: object, wanted: str | None = None) -> tuple[dict[str, Tensor], str]:
+    """The tensors of one network, from the containers that training scripts put them into.
+
+    wanted: "ema" or "raw", averaged where None. Returns also which of the two they are, "" where there is no choice.
+    """
+    sets: dict[str, Any] = {}
     if isinstance(content, (list, tuple)) and content:
-        return _flat_state(content[0])  # ermongroup/ddim: [network, optimiser, ..]
-    if not isinstance(content, Mapping):
-        return {}
-    state = tensors(content)
-    if not state:
-        for key in CONTAINERS:
-            if isinstance(content.get(key), Mapping):
-                return _flat_state(content[key])
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        sets["raw"] = content[0]  # ermongroup/ddim: [network, optimiser, epoch, step, averaged network]
+        if len(content) > 4:
+            sets["ema"] = content[4]
+    elif isinstance(content, Mapping):
+        state = tensors(content)
+        if state:
+            return {name.removeprefix("module."): tensor for name, tensor in state.items()}, ""
+        for kind, keys in (("ema", AVERAGED), ("raw", LAST)):
+            there = [content[key] for key in keys if isinstance(content.get(key), Mapping)]
+            sets |= {kind: there[0]} if there else {}
+    if not sets:
+        return {}, ""
+    kind = wanted or ("ema" if "ema" in sets else "raw")
+    if kind not in sets:
+        raise ZsemError(f"the file has no {kind} weights: choose the others with --weights")
+    return _flat_state(sets[kind])[0], kind if len(sets) > 1 else ""
 
 
 def tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ class Entry:
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         if [side for side in found.shape if side != 1] != [side for side in shape if side != 1]:
             raise ValueError(f"{self.theirs} are {list(found.shape)}, not {list(shape)}")
-        found = found.float().reshape(shape)
+        # a copy: what was read may be a map of a file that somebody changes
+        found = found.to(torch.float32, copy=True).reshape(shape)
         if self.order == "waves":
             found = found.roll(shape[1] // 2, dims=1)
         elif self.order == "heads":

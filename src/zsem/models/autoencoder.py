@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsem.diffusion.denoiser import bind
 from zsem.models.imaging import STEPS, ImageModel, Progress, check_size
-from zsem.models.inputs import Images
+from zsem.models.inputs import Images, read_inputs
 from zsem.nets.encoder import SemanticEncoder
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -73,8 +73,9 @@ class DiffusionAutoencoder(ImageModel):
         storage: type of the stochastic code: float32, or float16 for half the size and rounding below one grey level.
         progress: called with (images done, images in all).
         """
+        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
         return self._encode(
-            images, lambda x0, _: Condition(z=self.encoder(x0)), noise=noise, codec=codec, steps=steps,
+            inputs, lambda x0, _: Condition(z=self.encoder(x0)), noise=noise, codec=codec, steps=steps,
             storage=storage, batch_size=batch_size, progress=progress,
         )  # fmt: skip
 
@@ -108,7 +109,8 @@ class DiffusionAutoencoder(ImageModel):
     def vary(self, codes: Codes, number: int = 1, *, seed: int = 0) -> Codes:
         """`number` variations of every image: the same z, fresh x_T (DiffAE, Fig. 3); image by image in the result."""
         rows = torch.arange(len(codes)).repeat_interleave(number)
-        return replace(codes[rows], codec="exact", noise=self.fresh_noise(len(rows), seed=seed), sha256=())
+        fresh = self.fresh_noise(len(rows), seed=seed)
+        return replace(codes[rows], codec="exact", timesteps=(), noise=fresh, sha256=())
 
     def mix(self, semantics: Codes, rest: Codes) -> Codes:
         """z of one set of codes with the noise of another of the same length."""

@@ -14,7 +14,7 @@ from zsem.diffusion.guidance import Clip
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
 from zsem.models.imaging import STEPS, ImageModel, Progress, evaluation
-from zsem.models.inputs import Images
+from zsem.models.inputs import Images, read_inputs
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -67,6 +67,8 @@ class DiffusionModel(ImageModel):
         """
         if solver not in SOLVERS:
             raise ZsemError(f"there is no solver {solver!r}; choose one of {', '.join(SOLVERS)}")
+        if number < 1 or batch_size < 1:
+            raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
         wanted = self._classes(classes, number)
         grid = TimeGrid.make(self.schedule, steps, spacing=spacing)
         x_T = self.fresh_noise(number, seed=seed).x_T
@@ -95,14 +97,10 @@ class DiffusionModel(ImageModel):
         progress: Progress | None = None,
     ) -> Codes:
         """The noise that images come from, as Codes with an empty z; arguments as in DiffusionAutoencoder.encode."""
-        wanted = None if classes is None or isinstance(classes, int) else torch.as_tensor(classes)
-
-        def condition(x0: Tensor, rows: slice) -> Condition:
-            chosen = classes if wanted is None else wanted[rows]
-            return self._condition(self._classes(chosen, len(x0)), slice(None))
-
+        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        wanted = self._classes(classes, len(inputs.pixels))
         return self._encode(
-            images, condition, noise=True, codec=codec, steps=steps,
+            inputs, lambda _, rows: self._condition(wanted, rows), noise=True, codec=codec, steps=steps,
             storage=storage, batch_size=batch_size, progress=progress,
         )  # fmt: skip
 
@@ -130,11 +128,13 @@ class DiffusionModel(ImageModel):
             return None
         if classes is None:
             raise ZsemError(f"this model is conditional on classes: say which of 0..{known - 1} to make")
-        wanted = torch.as_tensor(classes, dtype=torch.int64).expand(number) if isinstance(classes, int) else classes
-        wanted = torch.as_tensor(wanted, dtype=torch.int64)
-        if wanted.shape != (number,) or not bool(((wanted >= 0) & (wanted < known)).all()):
+        wanted = torch.as_tensor(classes)
+        if wanted.ndim == 0:
+            wanted = wanted.expand(number)
+        whole = not (wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool)
+        if not whole or wanted.shape != (number,) or not bool(((wanted >= 0) & (wanted < known)).all()):
             raise ZsemError(f"classes must be one of 0..{known - 1} for each of the {number} images")
-        return wanted
+        return wanted.long()
 
     def _condition(self, classes: Tensor | None, rows: slice) -> Condition:
         return Condition(classes=None if classes is None else classes[rows].to(self.device))

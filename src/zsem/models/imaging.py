@@ -16,7 +16,7 @@ from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.models.base import Model
-from zsem.models.inputs import Images, read_inputs
+from zsem.models.inputs import Inputs
 from zsem.nets.unet import UNet
 from zsem.values import draws
 from zsem.values.codes import Codes, Noise
@@ -89,7 +89,7 @@ class ImageModel(Model):
 
     def _encode(
         self,
-        images: Images,
+        inputs: Inputs,
         condition: Callable[[Tensor, slice], Condition],
         *,
         noise: bool,
@@ -102,7 +102,6 @@ class ImageModel(Model):
         """Codes of images, each part [b, c, h, w] of them under condition(part, its rows)."""
         if codec not in CODECS:
             raise ZsemError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
-        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
         number = len(inputs.pixels)
         grid = self.grid(steps, codec)
         zs, noises = [], []

@@ -164,9 +164,10 @@ class Attention(nn.Module):
         self, channels: int, *, heads: int = 1, head_channels: int | None = None, norm: Norm = group_norm
     ) -> None:
         super().__init__()
-        self.heads = heads if head_channels is None else max(1, channels // head_channels)
-        if channels % self.heads:
-            raise ValueError(f"{channels} channels cannot be divided among {self.heads} attention heads")
+        if channels % (heads if head_channels is None else head_channels):
+            of = f"{heads} attention heads" if head_channels is None else f"attention heads of {head_channels}"
+            raise ValueError(f"{channels} channels cannot be divided among {of}")
+        self.heads = heads if head_channels is None else channels // head_channels
         self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = zero_init(nn.Linear(channels, channels))
