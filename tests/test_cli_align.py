@@ -169,9 +169,11 @@ class TestLandmarks:
     def test_a_table_is_not_replaced_by_a_part_of_itself(self, zsem, tmp_path):
         for name in ("a.png", "b.png"):
             photo(0).save(tmp_path / name)
-        given = table(tmp_path / "landmarks.csv", [("a.png", FACE), ("b.png", FACE)])
+        out = tmp_path / "out"
+        out.mkdir()
+        given = table(out / "landmarks.csv", [("a.png", FACE), ("b.png", FACE)])
         before = given.read_bytes()
-        assert zsem(tmp_path, "--out", tmp_path, "--landmarks", given, "--limit", 1)[0] == 0
+        assert zsem(tmp_path, "--out", out, "--landmarks", given, "--limit", 1)[0] == 0
         assert given.read_bytes() == before
 
 
@@ -247,3 +249,14 @@ class TestMistakes:
         (tmp_path / "attributes.csv").write_text("path,smile\n")
         code, _, err = zsem(tmp_path, "--out", tmp_path / "out", "--landmarks", "b")
         assert (code, err) == (2, f"zsem: {tmp_path} holds no images\n")
+
+
+def test_photos_are_never_overwritten(zsem, tmp_path):
+    photo = tmp_path / "a.png"
+    Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(photo)
+    before = photo.read_bytes()
+    given = table(tmp_path / "points.csv", [("a.png", FACE)])
+    for source in (tmp_path, photo):
+        code, _, error = zsem(source, "--out", tmp_path, "--landmarks", given)
+        assert (code, photo.read_bytes()) == (2, before)
+        assert "choose another folder" in error

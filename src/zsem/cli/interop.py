@@ -57,7 +57,8 @@ class Import(Command):
         ]  # fmt: skip
         number = 0 if found.weight is None else len(found.weight)
         figures = {
-            "out": self.out, "parts": parts, "directions": number, "origins": found.origins, "notes": [*found.notes, *found.left_out],
+            "out": self.out, "parts": parts, "directions": number, "origins": found.origins,
+            "notes": [*found.notes, *found.left_out],
         }  # fmt: skip
         rows = [{**part, "parameters": f"{part['parameters']:,}"} for part in parts]
         notes = [
