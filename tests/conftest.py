@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
@@ -35,14 +36,39 @@ SMALL = DiffusionAutoencoder.Config(
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty coloured discs on plain grounds, 16 px, in one folder."""
     folder = tmp_path_factory.mktemp("discs")
-    rows, columns = np.mgrid[:16, :16]
     for i in range(40):
-        rng = draws.generator(7, i)
-        ground, colour = rng.integers(0, 256, (2, 3))
-        y, x, radius = rng.uniform(3, 13, 3)
-        disc = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2)[..., None]
-        Image.fromarray(np.where(disc, colour, ground).astype(np.uint8)).save(folder / f"{i:02d}.png")
+        Image.fromarray(draw_disc(i)[0]).save(folder / f"{i:02d}.png")
     return folder
+
+
+def draw_disc(i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Disc number i, uint8 [16, 16, 3], and its colour, [3]."""
+    rows, columns = np.mgrid[:16, :16]
+    rng = draws.generator(7, i)
+    ground, colour = rng.integers(0, 256, (2, 3))
+    y, x, radius = rng.uniform(3, 13, 3)
+    disc = ((rows - y) ** 2 + (columns - x) ** 2 < radius**2)[..., None]
+    return np.where(disc, colour, ground).astype(np.uint8), colour
+
+
+@pytest.fixture(scope="session")
+def labelled_discs() -> ImageSet:
+    """Six hundred discs that know whether they are red (some do not) and how red, the last hundred held out."""
+    number, held_out = 600, 100
+    pictures, colours = zip(*(draw_disc(i) for i in range(number)), strict=True)
+    redness = np.array([colour[0] for colour in colours], dtype=np.float32)
+    red = (redness > 127).astype(np.float32)
+    red[::10] = np.nan
+    return ImageSet(
+        pixels=torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(),
+        paths=[f"{i:03d}.png" for i in range(number)],
+        class_names=[],
+        classes=torch.full((number,), -1),
+        attributes={"redness": redness, "red": red},
+        splits=["train"] * (number - held_out) + ["val"] * held_out,
+        sha256=[""] * number,
+        source="discs",
+    )
 
 
 @pytest.fixture(scope="session")

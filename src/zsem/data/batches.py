@@ -36,7 +36,7 @@ class Batches:
         world_size: int = 1,
     ) -> None:
         """
-        images: what to draw from; classes go into the batches where the set has some.
+        images: what to draw from; classes and attributes go into the batches where the set has some.
         batch_size: images per iteration over all ranks.
         flip: mirror every image left to right with probability 1/2.
         rank, world_size: this process takes positions rank, rank + world_size, ... of every batch.
@@ -45,6 +45,9 @@ class Batches:
         """
         self.pixels = images if isinstance(images, Tensor) else images.pixels
         self.classes = images.classes if isinstance(images, ImageSet) and images.class_names else None
+        self.attributes = None
+        if isinstance(images, ImageSet) and images.attributes:
+            self.attributes = torch.from_numpy(np.stack(list(images.attributes.values()), axis=1))
         if len(self.pixels) == 0:
             raise ZsemError("there are no images to train on: give a set with at least one readable image")
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
@@ -57,15 +60,20 @@ class Batches:
     def batch(self, iteration: int) -> Batch:
         """The batch of `iteration` (0, 1, ...), uint8 images on the CPU; equal calls give equal batches."""
         counts = [iteration * self.batch_size + position for position in self.positions]
-        rows = [divmod(count, len(self.pixels)) for count in counts]
-        index = np.array([self._order(epoch)[place] for epoch, place in rows])
+        places = [divmod(count, len(self.pixels)) for count in counts]
+        index = np.array([self._order(epoch)[place] for epoch, place in places])
         names: list[tuple[int, ...]] = [(self.seed, iteration, position) for position in self.positions]
         images = self.pixels.numpy()[index]  # numpy: waking torch's threads costs more than this copy
         if self.flip:
             mirrored = np.array([draws.generator(*name, FLIP).random() < 0.5 for name in names])
             images[mirrored] = images[mirrored][..., ::-1]
-        classes = None if self.classes is None else self.classes[torch.from_numpy(index)]
-        return Batch(images=torch.from_numpy(images), names=names, classes=classes)
+        rows = torch.from_numpy(index)
+        return Batch(
+            images=torch.from_numpy(images),
+            names=names,
+            classes=None if self.classes is None else self.classes[rows],
+            attributes=None if self.attributes is None else self.attributes[rows],
+        )
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return draws.generator(self.seed, EPOCHS, epoch, 1).permutation(len(self.pixels))

@@ -27,6 +27,7 @@ HOMES = {
     "diffusion": "diffusion",
     "classifier": "classifier",
     "latent_diffusion": "prior",
+    "judge": "judge",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 

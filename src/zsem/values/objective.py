@@ -16,12 +16,15 @@ class Batch:
 
     images: uint8 pixels as they lie in the cache, flips already applied, [b, c, h, w].
     classes: class index of every image, -1 where unknown, or None for data without classes, [b].
+    attributes: label of every image for every attribute, NaN where unknown, in the order of the data's attributes, or
+        None for data without attributes, [b, a].
     names: (seed, iteration, position) for every image; draws append one integer for their purpose.
     """
 
     images: UInt8[Tensor, "b c h w"]
     names: list[tuple[int, ...]]
     classes: Int[Tensor, " b"] | None = None
+    attributes: Float[Tensor, "b a"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

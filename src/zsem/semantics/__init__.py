@@ -1,0 +1,1 @@
+"""What codes mean: probes, and what is built on them."""
