@@ -1,10 +1,13 @@
 """What teaches z? One change of the recipe at a time, all trained for the same processor time.
 
     python -m experiments.what_teaches_z train DATA --out DIR [--rows NAME ..] [--minutes 20] [--seed 0]
+    python -m experiments.what_teaches_z judge DATA --out DIR [--rows NAME ..]
+    python -m experiments.what_teaches_z table --out DIR
 
 DATA: avatars (`zsem data avatars --number 12000 --size 64 --jitter light --out DATA`). Every row is the preset `tiny`
 with one change. Its iterations are what fits into the minutes of one core at the speed measured first (processor time,
 so that other work on the machine changes nothing), with the learning rate's cosine. Runs resume where they stopped.
+`judge` judges what is trained and not judged yet (`experiments.judge_z`, edits along mean differences).
 """
 
 from __future__ import annotations
@@ -17,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from experiments.judge_z import Extent, judge_z, lines
 
 from zsem import api
+from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.machine import bf16_is_fast
 from zsem.training.presets import PRESETS, Preset
+from zsem.values.files import write_whole
 from zsem.values.objective import Batch
 
 TINY = PRESETS["tiny"]
@@ -114,6 +120,37 @@ def train(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
 
 
+def judge(arguments: argparse.Namespace) -> None:
+    out, images = Path(arguments.out), None
+    for plan in sorted(out.glob("*.json")):
+        row, run, result = json.loads(plan.read_text()), plan.with_suffix(""), plan.with_suffix(".judged")
+        history = json.loads((run / "config.json").read_text())["history"] if (run / "config.json").exists() else {}
+        if row["row"] not in arguments.rows or result.exists() or history.get("iterations") != row["iterations"]:
+            continue
+        images = images or load_images(arguments.data, size=TINY.model.image_size)
+        model = api.load(run, kind=DiffusionAutoencoder)
+        report = judge_z(model, arguments.data, images=images, judge=out / "judge", extent=Extent(method="mean"))
+        print(f"{run.name}:", *lines(report), sep="\n")
+        write_whole(result, (json.dumps({**row, **report}, indent=2) + "\n").encode())
+
+
+def table(arguments: argparse.Namespace) -> None:
+    found = [json.loads(path.read_text()) | {"run": path.stem} for path in Path(arguments.out).glob("*.judged")]
+    found.sort(key=lambda report: -report["probes"]["mean"]["z"])
+    print(
+        "| run | change | iterations | AUROC of z | smile | eyes | edits seen | error of edits | error of z alone | FD |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for report in found:
+        auroc, edits = report["probes"]["attributes"], report["edits"]["mean"]
+        print(
+            f"| {report['run']} | {report['says']} | {report['iterations']} | {report['probes']['mean']['z']:.3f} "
+            f"| {auroc['smile']['z']['score']:.3f} | {auroc['eyes_closed']['z']['score']:.3f} "
+            f"| {edits['edited']['hit']:.0%} | {edits['edited']['mse'] / edits['unedited']['mse']:.2f} "
+            f"| {report['alone']['mse']:.4f} | {report['pictures']['fd_efflite0']['z']:.0f} |"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -124,6 +161,14 @@ def main() -> None:
     command.add_argument("--minutes", type=float, default=20.0)
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=train)
+    command = commands.add_parser("judge")
+    command.add_argument("data")
+    command.add_argument("--out", required=True)
+    command.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    command.set_defaults(run=judge)
+    command = commands.add_parser("table")
+    command.add_argument("--out", required=True)
+    command.set_defaults(run=table)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
