@@ -45,6 +45,7 @@ class Batches:
         """
         self.pixels = images if isinstance(images, Tensor) else images.pixels
         self.classes = images.classes if isinstance(images, ImageSet) and images.class_names else None
+        self._paths = images.paths if isinstance(images, ImageSet) else None
         if len(self.pixels) == 0:
             raise ZsemError("there are no images to train on: give a set with at least one readable image")
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
@@ -56,9 +57,7 @@ class Batches:
 
     def batch(self, iteration: int) -> Batch:
         """The batch of `iteration` (0, 1, ...), uint8 images on the CPU; equal calls give equal batches."""
-        counts = [iteration * self.batch_size + position for position in self.positions]
-        rows = [divmod(count, len(self.pixels)) for count in counts]
-        index = np.array([self._order(epoch)[place] for epoch, place in rows])
+        index = self._rows(iteration, self.positions)
         names: list[tuple[int, ...]] = [(self.seed, iteration, position) for position in self.positions]
         images = self.pixels.numpy()[index]  # numpy: waking torch's threads costs more than this copy
         if self.flip:
@@ -66,6 +65,16 @@ class Batches:
             images[mirrored] = images[mirrored][..., ::-1]
         classes = None if self.classes is None else self.classes[torch.from_numpy(index)]
         return Batch(images=torch.from_numpy(images), names=names, classes=classes)
+
+    def paths(self, iteration: int) -> list[str]:
+        """Where the images of an iteration come from, those of all ranks; their positions in a set without paths."""
+        rows = self._rows(iteration, range(self.batch_size)).tolist()
+        return [f"image {row}" if self._paths is None else self._paths[row] for row in rows]
+
+    def _rows(self, iteration: int, positions: range) -> np.ndarray:
+        counts = [iteration * self.batch_size + position for position in positions]
+        places = [divmod(count, len(self.pixels)) for count in counts]
+        return np.array([self._order(epoch)[place] for epoch, place in places])
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return draws.generator(self.seed, EPOCHS, epoch, 1).permutation(len(self.pixels))

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+WIDEST = 0.28  # an average with equal weights has relative width 12^-1/2 = 0.289
+
 
 def power_exponent(sigma_rel: float) -> float:
     """The exponent gamma whose power-function average t^gamma has relative width `sigma_rel` (EDM2, eq. 126)."""
-    if not 0 < sigma_rel < 0.28:
-        raise ValueError(f"sigma_rel is {sigma_rel}; a power-function average needs one between 0 and 0.28")
+    if not 0 < sigma_rel < WIDEST:
+        raise ValueError(f"sigma_rel is {sigma_rel}; a power-function average needs one between 0 and {WIDEST}")
     roots = np.roots([1, 7, 16 - sigma_rel**-2, 12 - sigma_rel**-2])
     return float(np.max(roots.real))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -22,6 +23,19 @@ class Batch:
     images: UInt8[Tensor, "b c h w"]
     names: list[tuple[int, ...]]
     classes: Int[Tensor, " b"] | None = None
+
+    def parts(self, number: int) -> list[Batch]:
+        """The batch cut into `number` parts of nearly equal size, in order; draws keep their names."""
+        size, more = divmod(len(self.names), number)
+        ends = list(itertools.accumulate(size + (i < more) for i in range(number)))
+        return [
+            Batch(
+                images=self.images[start:end],
+                names=self.names[start:end],
+                classes=None if self.classes is None else self.classes[start:end],
+            )
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
