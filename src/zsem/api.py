@@ -23,11 +23,12 @@ from zsem.models.denoising import AutoencoderObjective
 from zsem.training import posthoc
 from zsem.training.callbacks import Callback
 from zsem.training.callbacks import tensorboard as write_tensorboard
+from zsem.training.course import time_goal
 from zsem.training.ema import WIDEST
 from zsem.training.environment import describe
 from zsem.training.environment import note as note_session
 from zsem.training.estimate import Estimate, measure
-from zsem.training.loop import Loop, time_goal
+from zsem.training.loop import Loop
 from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
 from zsem.training.plan import Plan, images_for, new_plan, stored_plan
@@ -229,12 +230,10 @@ def choose_average(
     return model
 
 
-def use_average(model: DiffusionAutoencoder, kept: list[posthoc.Source], sigma_rel: float) -> float:
+def use_average(model: DiffusionAutoencoder, kept: list[posthoc.Source], sigma_rel: float | int) -> float:
     """Put the average of that width into `model`; returns how far its profile is from the wanted one, relatively."""
-    weights, distance = posthoc.reconstruct(kept, sigma_rel)
     parameters = dict(model.named_parameters())
-    if {name: w.shape for name, w in weights.items()} != {name: p.shape for name, p in parameters.items()}:
-        raise ZsemError(f"{kept[-1].path} holds other layers than the run's model: they do not belong together")
+    weights, distance = posthoc.reconstruct(kept, sigma_rel, parameters)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])

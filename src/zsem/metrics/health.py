@@ -24,7 +24,7 @@ from zsem.values.prediction import Condition
 LOG_SNRS = (-3.0, -5.0, -7.0)
 """Noise levels that z is judged at; at -2 a 64 px image begins to show its outlines."""
 
-USED = 1.1
+USED = 1.2
 """How many times the error with the right z that with another's must be; a decoder without z has exactly 1."""
 
 

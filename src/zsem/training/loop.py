@@ -19,6 +19,7 @@ from zsem.data.batches import Batches
 from zsem.models.base import Model
 from zsem.training import checkpoint, ema, posthoc
 from zsem.training.callbacks import Callback
+from zsem.training.course import rate_factor, time_goal
 from zsem.training.finite import not_finite
 from zsem.training.log import Log
 from zsem.training.machine import bf16_is_fast, keep_freed_memory
@@ -152,7 +153,7 @@ class Loop:
         gradient is not finite.
         """
         goal = time_goal(iterations, minutes)
-        p, timed, self.callbacks = self.progress, minutes is not None, callbacks
+        p, config, timed, self.callbacks = self.progress, self.config, minutes is not None, callbacks
         if self.main:
             self.log.trim(p.iteration)
             posthoc.trim(self.folder, p.iteration)
@@ -161,16 +162,18 @@ class Loop:
         with self.stop.listening():
             while (p.seconds if timed else p.iteration) < goal and not self.stop.made:
                 share = (p.seconds if timed else p.iteration) / goal
-                rate = self.config.learning_rate * self.rate_factor(share, cosine=not timed)
+                decay_share = config.decay_share if timed else None
+                factor = rate_factor(p.iteration, share, warmup=config.warmup, decay_share=decay_share)
+                rate = config.learning_rate * factor
                 p.losses.append(self.step(batches, rate))
                 before, now = now, time.perf_counter()
                 p.seconds += now - before
                 self.agree()
                 if self.main:
-                    self.keep_records(rate, pending)
+                    self.keep_records(rate, pending, batches)
                     if self.due("word", SAY_SECONDS):
                         self.say(self.log.status(p.iteration, p.seconds / share - p.seconds if share else math.inf))
-            self.finish()
+            self.finish(batches)
         return self.average
 
     def step(self, batches: Batches, rate: float) -> float:
@@ -240,14 +243,13 @@ class Loop:
                 return
             yield phase
 
-    def rate_factor(self, share: float, *, cosine: bool) -> float:
-        """The learning rate's factor after `share` of the training, without and with the decay tail."""
-        warm = min(1.0, (self.progress.iteration + 1) / max(1, self.config.warmup))
-        if cosine:
-            return warm * 0.5 * (1 + math.cos(math.pi * share))
-        return warm * min(1.0, (1 - share) / max(self.config.decay_share, 1e-9))
+    def next_loss(self, batches: Batches) -> Tensor:
+        """The loss that the next iteration begins with: weights that give none are not worth keeping."""
+        part = batches.batch(self.progress.iteration).parts(self.config.accumulate)[0]
+        with torch.no_grad():
+            return next(self.under_autocast(self.objective.phases(part, self.objective.networks))).loss
 
-    def keep_records(self, rate: float, pending: list[float]) -> None:
+    def keep_records(self, rate: float, pending: list[float], batches: Batches) -> None:
         """Write whatever is due after an iteration. `pending`: minutes of snapshots still to come."""
         p, config = self.progress, self.config
         if p.iteration % config.log_every == 0:
@@ -260,7 +262,7 @@ class Loop:
         if pending and p.seconds >= 60 * pending[0]:
             folder = self.folder / "snapshots" / f"{pending.pop(0):g}min"
             self.attempt(lambda: self.export(folder, everything=True))
-        if self.due("checkpoint", 60 * config.checkpoint_minutes):
+        if self.due("checkpoint", 60 * config.checkpoint_minutes) and bool(self.next_loss(batches).isfinite()):
             self.attempt(lambda: self.save(everything=False))
         if self.due("picture", 60 * config.picture_minutes):
             self.attempt(self.draw)
@@ -272,8 +274,12 @@ class Loop:
         self.last[what] = self.progress.seconds
         return True
 
-    def finish(self) -> None:
+    def finish(self, batches: Batches) -> None:
         """Validate, save and draw at the end; only save where somebody asked to stop."""
+        loss = torch.as_tensor(self.accelerator.reduce(self.next_loss(batches), "mean")).item()
+        if not math.isfinite(loss):
+            iteration = self.progress.iteration
+            raise not_finite(self.folder, iteration + 1, loss, math.nan, batches.paths(iteration), write=self.main)
         if self.main:
             if not self.stop.made and self.validated != self.progress.iteration:
                 self.attempt(self.run_validation)
@@ -375,13 +381,3 @@ def check(config: Loop.Config) -> Loop.Config:
         if getattr(config, name) < least:
             raise ZsemError(f"training.{name} must be at least {least}, not {getattr(config, name)}")
     return config
-
-
-def time_goal(iterations: int | None, minutes: float | None) -> float:
-    """Iterations or seconds, whichever is given; raises ZsemError where it is not one of the two and positive."""
-    if (iterations is None) == (minutes is None):
-        raise ZsemError("say how long to train: either a number of iterations or of minutes")
-    goal = float(iterations or 0) if minutes is None else 60 * minutes
-    if goal <= 0:
-        raise ZsemError(f"a training must be longer than {goal:g}: give a positive number of iterations or minutes")
-    return goal

@@ -127,20 +127,24 @@ def combination(kept: list[Source], sigma_rel: float) -> tuple[np.ndarray, float
     return factors, float(np.sqrt(max(squared, 0.0) / norm))
 
 
-def reconstruct(kept: list[Source], sigma_rel: float) -> tuple[dict[str, Tensor], float]:
-    """The parameters averaged over the relative width `sigma_rel`, float32 by name, and the distance of the profiles.
+def reconstruct(
+    kept: list[Source], sigma_rel: float, like: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """Parameters averaged over the relative width `sigma_rel`, float32 by name, and the distance of the profiles.
 
-    Raises ZsemError where a file is missing or damaged.
+    like: the parameters that are wanted, by name, of the right shapes.
+    Raises ZsemError where a file is missing, damaged or another model's.
     """
     factors, distance = combination(kept, sigma_rel)
-    total: dict[str, Tensor] = {}
+    total = {name: torch.zeros(parameter.shape) for name, parameter in like.items()}
     for path in dict.fromkeys(source.path for source in kept):
-        tensors = read_tensors(path, "take a width that was tracked, or train again")
+        tensors = read_tensors(path, "choose a width from another run, or train again")
         for source, factor in zip(kept, factors, strict=True):
             if source.path != path:
                 continue
-            for name in [name for name in tensors if name.startswith(source.prefix)]:
-                part = float(factor) * tensors[name].float()
-                plain = name.removeprefix(source.prefix)
-                total[plain] = total[plain] + part if plain in total else part
+            for name, whole in total.items():
+                tensor = tensors.get(source.prefix + name)
+                if tensor is None or tensor.shape != whole.shape:
+                    raise ZsemError(f"{path} does not fit the run's model: {source.prefix}{name} is not as it should be")
+                whole += float(factor) * tensor.float()
     return total, distance
