@@ -103,6 +103,8 @@ def test_the_sentence(tmp_path):
     (tmp_path / "checkpoints" / "00000040").mkdir(parents=True)
     (tmp_path / "checkpoints" / "00000040" / "progress.json").touch()
     error = str(not_finite(tmp_path, 41, 0.5, float("inf"), ["a.png", "b.png"], write=False))
-    assert error.startswith("training stopped because the gradient's norm is inf in iteration 41, with the images a.png,")
+    assert error.startswith(
+        "training stopped because the gradient's norm is inf in iteration 41, with the images a.png,"
+    )
     assert str(tmp_path / "checkpoints" / "00000040") in error
     assert not (tmp_path / "not_finite.json").exists()

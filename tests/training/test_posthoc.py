@@ -80,7 +80,7 @@ def test_it_is_the_average_that_would_have_been_tracked(tmp_path):
     for t in range(1, 1001):
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter += 0.1 * torch.randn_like(parameter) / t**0.5
+                parameter.add_(torch.randn_like(parameter), alpha=0.1 / t**0.5)
         for width, average in tracked.items():
             ema.update(average, model, ema.decay(t, width))
         if posthoc.due(t, 6):

@@ -209,9 +209,11 @@ class Loop:
             for every in self.optimisers.values():  # a phase may leave gradients in networks that it does not train
                 every.zero_grad(set_to_none=True)
             total += loss
-        for width, average in self.averages.items():
-            ema.update(average, self.model, ema.decay(p.iteration + 1, width))
         p.iteration += 1
+        ema.update(self.average, self.model, ema.decay(p.iteration, config.ema_width))
+        if since := ema.steps_since_update(p.iteration):
+            for width in self.averages.keys() - {config.ema_width}:
+                ema.update(self.averages[width], self.model, ema.decay(p.iteration, width, since))
         p.images += config.batch_size
         return total
 

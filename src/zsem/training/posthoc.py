@@ -127,9 +127,7 @@ def combination(kept: list[Source], sigma_rel: float) -> tuple[np.ndarray, float
     return factors, float(np.sqrt(max(squared, 0.0) / norm))
 
 
-def reconstruct(
-    kept: list[Source], sigma_rel: float, like: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], float]:
+def reconstruct(kept: list[Source], sigma_rel: float, like: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
     """Parameters averaged over the relative width `sigma_rel`, float32 by name, and the distance of the profiles.
 
     like: the parameters that are wanted, by name, of the right shapes.
@@ -145,6 +143,8 @@ def reconstruct(
             for name, whole in total.items():
                 tensor = tensors.get(source.prefix + name)
                 if tensor is None or tensor.shape != whole.shape:
-                    raise ZsemError(f"{path} does not fit the run's model: {source.prefix}{name} is not as it should be")
-                whole += float(factor) * tensor.float()
+                    raise ZsemError(
+                        f"{path} does not fit the run's model: {source.prefix}{name} is not as it should be"
+                    )
+                whole.add_(tensor.float(), alpha=float(factor))
     return total, distance
