@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from zsem.training.finite import not_finite
 from zsem.training.log import Log
 from zsem.training.machine import bf16_is_fast, keep_freed_memory
 from zsem.training.recompute import recompute_stages
+from zsem.training.replicas import Replicas, how_many
 from zsem.training.signals import StopRequest
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
@@ -47,6 +49,8 @@ class Loop:
         """images per iteration, over all devices"""
         accumulate: int = 1
         """parts that a batch is gone through in, for less memory and the same gradient"""
+        replicas: int | None = None
+        """on a CPU: copies of the networks that share a batch, a thread each; by default as many as torch's threads"""
         checkpoint_stages: bool = False
         """compute the inside of the networks' stages again for the gradient: less memory, a third more time"""
         learning_rate: float = 4e-4
@@ -129,6 +133,8 @@ class Loop:
             for network in networks.values():
                 recompute_stages(network)
         self.networks = {name: self.accelerator.prepare_model(network) for name, network in networks.items()}
+        number = how_many(networks, config.replicas, device, config.batch_size, self.accelerator.num_processes == 1)
+        self.replicas = Replicas(self.networks, number)
         self.last: dict[str, float] = dict.fromkeys(
             ("checkpoint", "picture", "validation", "word"), self.progress.seconds
         )
@@ -185,11 +191,12 @@ class Loop:
         # dropout is the one draw that torch makes itself: name it too
         name = (config.seed, p.iteration, accelerator.process_index, DROPOUT_DRAW)
         torch.manual_seed(int(generator(*name).integers(2**63)))
-        parts = batches.batch(p.iteration).parts(config.accumulate)
+        number = self.replicas.number
+        parts = batches.batch(p.iteration).parts(config.accumulate * number)
         images = sum(len(part.names) for part in parts)
         passes = [
-            (self.under_autocast(self.objective.phases(part, self.networks)), len(part.names) / images)
-            for part in parts
+            (self.under_autocast(self.objective.phases(part, self.replicas.sets[i % number])), len(part.names) / images)
+            for i, part in enumerate(parts)
         ]
         total = 0.0
         while (phase := self.backward(passes)) is not None:
@@ -220,21 +227,29 @@ class Loop:
     def backward(self, passes: list[tuple[Iterator[Phase], float]]) -> Phase | None:
         """Add up the gradients of the next phase over the parts of a batch, each with its share of the images.
 
-        Returns the phase with the mean loss over the parts, or None after the last phase.
+        As many parts at a time as there are replicas. Returns the phase with the mean loss, or None after the last.
         """
-        optimiser, loss = None, torch.zeros((), device=self.accelerator.device)
-        for number, (phases, share) in enumerate(passes, 1):
+        found: list[Phase | None] = []
+        for start in range(0, len(passes), self.replicas.number):
+            group = passes[start : start + self.replicas.number]
             with ExitStack() as stack:
-                if number < len(passes):  # processes exchange gradients once, with the last part
+                if start + len(group) < len(passes):  # processes exchange gradients once, with the last part
                     for network in self.networks.values():
                         stack.enter_context(self.accelerator.no_sync(network))
-                phase = next(phases, None)
-                if phase is None:
-                    return None
-                self.accelerator.backward(phase.loss * share if len(passes) > 1 else phase.loss)
-            optimiser, loss = phase.optimiser, loss + phase.loss.detach().float() * share
-        assert optimiser is not None  # there is at least one part
-        return Phase(loss=loss, optimiser=optimiser)
+                found += self.replicas.run([functools.partial(self.one_pass, *one) for one in group])
+        self.replicas.gather()
+        given = [phase for phase in found if phase is not None]
+        if not given:
+            return None
+        return Phase(loss=torch.stack([phase.loss for phase in given]).sum(), optimiser=given[0].optimiser)
+
+    def one_pass(self, phases: Iterator[Phase], share: float) -> Phase | None:
+        """The next phase of one part, its gradient taken; its loss is the part's share of the batch's."""
+        phase = next(phases, None)
+        if phase is None:
+            return None
+        self.accelerator.backward(phase.loss if share == 1 else phase.loss * share)
+        return Phase(loss=phase.loss.detach().float() * share, optimiser=phase.optimiser)
 
     def under_autocast(self, phases: Iterator[Phase]) -> Iterator[Phase]:
         """The same phases, their forward passes in bf16 where that is fast; what happens between them is not."""
