@@ -137,10 +137,9 @@ def judge(arguments: argparse.Namespace) -> None:
 def table(arguments: argparse.Namespace) -> None:
     found = [json.loads(path.read_text()) | {"run": path.stem} for path in Path(arguments.out).glob("*.judged")]
     found.sort(key=lambda report: -report["probes"]["mean"]["z"])
-    print(
-        "| run | change | iterations | AUROC of z | smile | eyes | edits seen | error of edits | error of z alone | FD |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    columns = ["run", "change", "iterations", "AUROC of z", "smile", "eyes"]
+    columns += ["edits seen", "error of edits", "error of z alone", "FD"]
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
     for report in found:
         auroc, edits = report["probes"]["attributes"], report["edits"]["mean"]
         print(

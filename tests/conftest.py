@@ -14,6 +14,8 @@ from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
+from zsem.training.loop import Loop
+from zsem.training.presets import Preset
 from zsem.values import draws
 
 # The networks here are so small that a second thread only waits, and on a busy machine waits for long.
@@ -155,3 +157,21 @@ class FaceApi:
 @pytest.fixture(scope="session")
 def face_api() -> type[FaceApi]:
     return FaceApi
+
+
+@pytest.fixture(scope="session")
+def quick_preset() -> Preset:
+    """Networks of the least size that learn the discs of `image_folder` in a second or two."""
+    return Preset(
+        model=DiffusionAutoencoder.Config(
+            image_size=16,
+            z_dim=8,
+            unet=UNet.Config(
+                channels=32, channel_mult=(1,), num_res_blocks=1, attention_resolutions=(), embed_channels=32, patch=4
+            ),
+            encoder=SemanticEncoder.Config(
+                channels=16, channel_mult=(1,), attention_resolutions=(), num_res_blocks=1, patch=4, pool=2
+            ),
+        ),
+        training=Loop.Config(batch_size=32, warmup=10, learning_rate=5e-3, log_every=10, precision="fp32"),
+    )

@@ -12,6 +12,7 @@ from zsem.cli.images import chunks, png_names, save_images, save_picture
 from zsem.cli.reconstruct import table_row
 from zsem.cli.train import chosen_preset
 from zsem.data.pixels import from_pil
+from zsem.training.presets import PRESETS
 
 
 def test_names_of_pictures_stay_inside_the_folder_and_apart():
@@ -64,6 +65,6 @@ def test_the_table_says_100_only_where_all_are_identical(share, text):
 
 
 def test_the_preset_is_read_ahead():
-    assert chosen_preset(["data", "--out", "x"]) == "tiny"
-    assert chosen_preset(["data", "--preset", "nano"]) == "nano"
-    assert chosen_preset(["--preset=paper64", "data"]) == "paper64"
+    assert chosen_preset(["data", "--out", "x"]) == PRESETS["tiny"]
+    assert chosen_preset(["data", "--preset", "nano"]) == PRESETS["nano"]
+    assert chosen_preset(["--preset=paper64", "data"]) == PRESETS["paper64"]

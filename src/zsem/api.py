@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from zsem.data.batches import Batches
-from zsem.data.images import ImageSet, load_images
+from zsem.data.images import ImageSet
 from zsem.interop.conventions import GUESS, Options
 from zsem.interop.importing import Imported, is_foreign, read_models
+from zsem.metrics.health import health_of_z, verdict
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model, ModelT
 from zsem.models.denoising import AutoencoderObjective
-from zsem.training.loop import Loop, time_goal
+from zsem.training import posthoc
+from zsem.training.callbacks import Callback
+from zsem.training.callbacks import tensorboard as write_tensorboard
+from zsem.training.course import time_goal
+from zsem.training.ema import WIDEST
+from zsem.training.environment import describe
+from zsem.training.environment import note as note_session
+from zsem.training.estimate import Estimate, measure
+from zsem.training.loop import Loop
 from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
-from zsem.training.presets import PRESETS, Preset
+from zsem.training.plan import Plan, images_for, new_plan, stored_plan
+from zsem.training.presets import Preset
+from zsem.training.validation import validate
 from zsem.values.direction import save_directions
 from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
 
 MEASURED_IMAGES = 1024  # images that statistics of an unfinished model are taken over
 SHOWN_IMAGES = 8  # images in the pictures of a training
+FEW_IMAGES = 500  # training images, below which a user is warned
+CHOICE_IMAGES = 128  # held-out images by which the length of an average is chosen
+WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.25)  # lengths that are tried then
 
 
 @overload
@@ -119,22 +133,11 @@ def complete(model: DiffusionAutoencoder, found: Imported, out: Path) -> Diffusi
     return model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run folder remembers of how it was begun (run.json), so that --resume goes on with the same."""
-
-    preset: Preset
-    init: str | None = None
-    limit: int | None = None
-    images: str = ""
-    """checksum of the training images"""
-
-
 def train(
     data: str | Path | ImageSet,
     out: str | Path,
     *,
-    preset: str | Preset = "tiny",
+    preset: str | Path | Preset = "tiny",
     size: int | None = None,
     minutes: float | None = None,
     iterations: int | None = None,
@@ -142,29 +145,143 @@ def train(
     init: str | Path | None = None,
     snapshots: tuple[float, ...] = (),
     limit: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    tensorboard: bool = False,
     say: Callable[[str], None] = print,
 ) -> DiffusionAutoencoder:
     """Train a diffusion autoencoder on images and nothing else; returns the averaged model, which `out` then holds.
 
     data: a folder, an archive (tar, zip), or an ImageSet. Channels (grey or colour) follow the images.
-    preset: a name of `zsem.training.presets.PRESETS`, or a Preset of one's own.
+    preset: a name of `zsem.training.presets.PRESETS`, a JSON file (see `find_preset`), or a Preset of one's own.
     size: side of the images in pixels; by default the preset's.
     minutes, iterations: one of the two, counted over all resumes.
     resume: go on with the training that `out` holds, with its own preset, size, init and limit, on the same images.
     init: a model whose weights to start from; its configuration is used.
     snapshots: minutes after which a copy of the averaged model is kept under `out`/snapshots.
     limit: use at most so many images, evenly spread.
+    callbacks: called with every record of metrics.jsonl and the averaged model, see `zsem.training.callbacks`.
+    tensorboard: write the records for TensorBoard to `out`/tensorboard too.
     say: told a line of progress now and then.
     Raises ZsemError for missing data, an `out` that is in use, a size that the networks cannot take, other images than
-    before on resume. Whatever is wrong is told before anything is written.
+    before on resume, a loss that is not finite. Whatever is wrong at the start is told before anything is written.
     """
     out = Path(out)
     time_goal(iterations, minutes)
-    chosen = stored_plan(out) if resume else new_plan(out, preset, size, init=init, limit=limit)
-    images, chosen = images_for(data, chosen, resume=resume)
+    if not resume and any((out / name).exists() for name in ("run.json", "config.json")):
+        raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
+    plan = stored_plan(out) if resume else first_plan(preset, size, init, limit)
+    images, plan = images_for(data, plan, resume=resume)
+    loop, batches = assemble(images, plan, out, say)
+    with ExitStack() as stack:
+        if loop.main:
+            if tensorboard:
+                callbacks = [
+                    *callbacks, stack.enter_context(write_tensorboard(out / "tensorboard", loop.progress.iteration))
+                ]  # fmt: skip
+            for note in [*images.notes, *small_set(images)]:
+                say(f"note: {note}")
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / "run.json", (json.dumps(asdict(plan), indent=2) + "\n").encode())
+            machine = describe(loop.accelerator.device, bf16=loop.half, processes=loop.accelerator.num_processes)
+            goal = {"from_iteration": loop.progress.iteration, "minutes": minutes, "iterations": iterations}
+            note_session(out / "environment.json", {**goal, **machine})
+        trained = loop.run(batches, iterations=iterations, minutes=minutes, snapshots=snapshots, callbacks=callbacks)
+    assert isinstance(trained, DiffusionAutoencoder)
+    return trained
+
+
+def estimate(
+    data: str | Path | ImageSet,
+    *,
+    preset: str | Path | Preset = "tiny",
+    size: int | None = None,
+    init: str | Path | None = None,
+    limit: int | None = None,
+) -> Estimate:
+    """Run a few iterations of a training and tell its speed, memory and room on the disk; nothing is left behind.
+
+    Arguments and errors as for `train`.
+    """
+    images, plan = images_for(data, first_plan(preset, size, init, limit), resume=False)
+    with TemporaryDirectory() as folder:
+        loop, batches = assemble(images, plan, Path(folder), lambda _: None)
+        return measure(loop, batches)
+
+
+def choose_average(
+    run: str | Path,
+    *,
+    sigma_rel: float | None = None,
+    data: str | Path | ImageSet | None = None,
+    out: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> DiffusionAutoencoder:
+    """The model of a run with its weights averaged over another length, chosen after the training (EDM2, section 3).
+
+    sigma_rel: relative width of the average, between 0 and 0.28; None takes the one of `WIDTHS` with the least loss on
+        held-out images.
+    data: the images of the training; by default where they were then.
+    out: folder for the model; by default `run`/ema/`sigma_rel`.
+    say: told the loss of each width.
+    Raises ZsemError where the run has no checkpoint, the images are others, or no average has that width.
+    """
+    run = Path(run)
+    plan, model = stored_plan(run), load(run, kind=DiffusionAutoencoder)
+    if sigma_rel is not None and not 0 < sigma_rel < WIDEST:
+        raise ZsemError(f"an average's relative width must lie between 0 and {WIDEST}, not {sigma_rel:g}")
+    images, plan = images_for(model.history["data"] if data is None else data, plan, resume=True)
+    kept, judged = posthoc.sources(run), images.held_out().limit(CHOICE_IMAGES)
+    tried: dict[float, dict[str, float]] = {}
+    for width in WIDTHS if sigma_rel is None else (sigma_rel,):
+        distance = use_average(model, kept, width)
+        loss = validate(model, judged, plan.preset.objective.weighting).loss
+        tried[width] = {"loss": loss, "distance": distance}
+        say(f"sigma_rel {width:g}: validation loss {loss:.5f}")
+    best = min(tried, key=lambda width: tried[width]["loss"])
+    use_average(model, kept, best)
+    model.history["ema"] = {"sigma_rel": best, "tried": {f"{width:g}": tried[width] for width in tried}}
+    model.history["validation"] = judge(model, images, plan)
+    model.measure_codes(images.split("train").pixels, images.held_out().pixels)
+    model.save(run / "ema" / f"{best:g}" if out is None else out)
+    return model
+
+
+def use_average(model: DiffusionAutoencoder, kept: list[posthoc.Source], sigma_rel: float | int) -> float:
+    """Put the average of that width into `model`; returns how far its profile is from the wanted one, relatively."""
+    parameters = dict(model.named_parameters())
+    weights, distance = posthoc.reconstruct(kept, sigma_rel, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    return distance
+
+
+def first_plan(preset: str | Path | Preset, size: int | None, init: str | Path | None, limit: int | None) -> Plan:
+    """What a new training begins with."""
+    config = None if init is None else load(init, kind=DiffusionAutoencoder, device="cpu").config
+    return new_plan(preset, size, init=None if init is None else str(init), config=config, limit=limit)
+
+
+def small_set(images: ImageSet) -> list[str]:
+    """What to expect of few training images, if they are few."""
+    number = images.splits.count("train")
+    if number >= FEW_IMAGES:
+        return []
+    return [
+        f"{number} training images are few: reconstruction will be exact all the same, but the network learns them by "
+        "heart, and z says less of new images; what helps: more images, also unlabelled ones of the same kind, --init "
+        "from a model of similar images, a smaller preset, a shorter training with an eye on the validation loss"
+    ]
+
+
+def assemble(images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None]) -> tuple[Loop, Batches]:
+    """The loop that trains as `plan` says, writing to `out`, and the batches of this process.
+
+    Raises ZsemError where the plan cannot be carried out with these images or on so many processes.
+    """
     training, held_out = images.split("train"), images.held_out()
-    config, settings = chosen.preset.model, chosen.preset.training
-    model = first_model(config, settings.seed, chosen.init)
+    config, settings = plan.preset.model, plan.preset.training
+    model = first_model(config, settings.seed, plan.init)
     model.history = {"data": str(images.source), "train_images": len(training)}
 
     def measure(average: Model, everything: bool) -> None:
@@ -175,72 +292,39 @@ def train(
         assert isinstance(average, DiffusionAutoencoder)
         sample_sheet(average, held_out.pixels[:SHOWN_IMAGES], path)
 
+    def validation(average: Model) -> dict[str, Any]:
+        assert isinstance(average, DiffusionAutoencoder)
+        figures = judge(average, images, plan)
+        if "z" in figures:
+            say(verdict(figures["z"]["ratio"], figures["z"]["used"]))
+        return figures
+
     loop = Loop(
-        model, AutoencoderObjective(model, chosen.preset.objective), settings, out,
-        measure=measure, picture=picture, say=say,
+        model, AutoencoderObjective(model, plan.preset.objective), settings, out,
+        measure=measure, picture=picture, validate=validation, say=say,
     )  # fmt: skip
     ranks = loop.accelerator.num_processes
     if settings.batch_size % ranks:
         raise ZsemError(f"a batch of {settings.batch_size} cannot be shared by {ranks} processes; give a multiple")
+    if settings.accumulate > settings.batch_size // ranks:
+        raise ZsemError(
+            f"a batch of {settings.batch_size // ranks} images cannot be gone through in {settings.accumulate} parts: "
+            "lower --training.accumulate"
+        )
     batches = Batches(
         training, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip,
         rank=loop.accelerator.process_index, world_size=ranks,
     )  # fmt: skip
-    if loop.main:
-        for note in images.notes:
-            say(f"note: {note}")
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(out / "run.json", (json.dumps(asdict(chosen), indent=2) + "\n").encode())
-    trained = loop.run(batches, iterations=iterations, minutes=minutes, snapshots=snapshots)
-    assert isinstance(trained, DiffusionAutoencoder)
-    return trained
+    return loop, batches
 
 
-def stored_plan(out: Path) -> Plan:
-    """How the training in `out` was begun; raises ZsemError where there is none."""
-    path = out / "run.json"
-    if not path.exists():
-        raise ZsemError(f"{out} holds no training to resume; leave out --resume to begin one")
-    try:
-        return TypeAdapter(Plan).validate_json(path.read_text("utf-8"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ZsemError(f"{path}: {where}: {first['msg']}; begin anew with --init {out}") from None
-
-
-def new_plan(out: Path, preset: str | Preset, size: int | None, *, init: str | Path | None, limit: int | None) -> Plan:
-    """The preset, or the configuration of the model to start from, at the asked size."""
-    if (out / "run.json").exists() or (out / "config.json").exists():
-        raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
-    if isinstance(preset, str):
-        if preset not in PRESETS:
-            raise ZsemError(f"there is no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-        preset = PRESETS[preset]
-    if init is not None:
-        preset = replace(preset, model=load(init, kind=DiffusionAutoencoder, device="cpu").config)
-    if size is not None:
-        preset = replace(preset, model=replace(preset.model, image_size=size))
-    return Plan(preset=preset, init=None if init is None else str(init), limit=limit)
-
-
-def images_for(data: str | Path | ImageSet, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
-    """The images to train on, and the plan with their channels and checksum; raises ZsemError where they do not fit."""
-    config = plan.preset.model
-    if isinstance(data, ImageSet):
-        images = data.limit(plan.limit)
-        if images.size != config.image_size:
-            raise ZsemError(f"the images are {images.size} px and the model is for {config.image_size} px; give --size")
-    else:
-        images = load_images(data, size=config.image_size, limit=plan.limit)
-    if images.channels != config.image_channels:
-        if resume or plan.init is not None:
-            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
-        config = replace(config, image_channels=images.channels)
-    checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
-    if resume and plan.images != checksum:
-        raise ZsemError("the training to resume had other images; take the same, or begin a new one with --init")
-    return images, replace(plan, preset=replace(plan.preset, model=config), images=checksum)
+def judge(model: DiffusionAutoencoder, images: ImageSet, plan: Plan) -> dict[str, Any]:
+    """Figures of a validation on held-out images, JSON-able: the loss, and as "z" whether z is used."""
+    judged = images.held_out().limit(plan.preset.training.validation_images)
+    figures = asdict(validate(model, judged, plan.preset.objective.weighting))
+    if len(judged) > 1:
+        figures["z"] = asdict(health_of_z(model, judged))
+    return figures
 
 
 def first_model(config: DiffusionAutoencoder.Config, seed: int, init: str | None) -> DiffusionAutoencoder:

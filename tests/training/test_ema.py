@@ -33,6 +33,18 @@ def test_the_average_is_the_weighted_sum_of_the_past():
     assert average.weight.item() == pytest.approx(expected, rel=1e-3)
 
 
+def test_an_average_updated_seldom_is_nearly_the_same():
+    model, average = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    n, gamma, updates = 3000, ema.power_exponent(0.05), 0
+    for t in range(1, n + 1):
+        model.weight.data.fill_(t / n)
+        if since := ema.steps_since_update(t):
+            updates += 1
+            ema.update(average, model, ema.decay(t, 0.05, since))
+    assert updates < n / 3
+    assert average.weight.item() == pytest.approx((gamma + 1) / (gamma + 2), rel=1e-3)
+
+
 def test_widths_that_no_power_has_are_refused():
     with pytest.raises(ValueError, match="between 0 and"):
         ema.power_exponent(0.5)

@@ -44,7 +44,7 @@ def command(data: Path, out: Path, how: str = "begin", iterations: int = ITERATI
 
 def losses(out: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [(line["iteration"], line["loss"]) for line in lines]
+    return [(line["iteration"], line["loss"]) for line in lines if "loss" in line]
 
 
 def wait_for_checkpoint(out: Path, iteration: int, process: subprocess.Popen) -> None:

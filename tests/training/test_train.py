@@ -53,7 +53,7 @@ def test_minutes_snapshots_and_init(images, preset, tmp_path):
 def test_training_lowers_the_loss(images, preset, tmp_path):
     api.train(images, tmp_path / "run", preset=preset, iterations=200, say=quiet)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [line["loss"] for line in lines]
+    losses = [line["loss"] for line in lines if "loss" in line]
     assert sum(losses[-20:]) / 20 < 0.9 * sum(losses[:5]) / 5
     assert (tmp_path / "run" / "pictures" / "00000200.png").exists()
 
@@ -155,7 +155,7 @@ def test_two_processes_train_as_one(image_folder, tmp_path):
     ]
     assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        [line["loss"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "loss" in line]
         for name in ("one", "two")
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "train a diffusion autoencoder on a folder or archive of images",
         "zsem.cli.train:Train",
     ),
+    "presets": ("[PRESET]", "list the settings of `train`, or print one to copy", "zsem.cli.presets:Presets"),
+    "ema": ("RUN", "average a run's weights over another length", "zsem.cli.ema:Ema"),
     "encode": ("RUN IMAGES --out FILE", "turn images into a file of codes", "zsem.cli.codes:Encode"),
     "decode": ("RUN FILE --out DIR", "turn a file of codes into images", "zsem.cli.codes:Decode"),
     "reconstruct": (

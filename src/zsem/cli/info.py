@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Info(Command):
-    """Show a model's configuration, size, training, statistics of its codes, and files."""
+    """Show a model's configuration, size, training, statistics of its codes, files, and whether its z is used."""
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
     """folder of a trained model, or its name on the Hugging Face hub"""
 
     def run(self) -> Report:
         from zsem import api
+        from zsem.metrics.health import verdict
 
         model = api.load(self.model, device="cpu")
         folder = Path(self.model)
@@ -40,7 +41,8 @@ class Info(Command):
             "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*")) if path.is_file()},
         }
         rows = [{self.model: name, "": text} for name, text in flat(figures)]
-        return Report(figures=figures, rows=rows)
+        z = model.history.get("validation", {}).get("z")
+        return Report(figures=figures, rows=rows, notes=[] if z is None else [verdict(z["ratio"], z["used"])])
 
 
 def parts_of(folder: Path) -> dict[str, Any]:
@@ -71,5 +73,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield prefix + name, f"{value:.6g}"
         elif isinstance(value, int) and not isinstance(value, bool):
             yield prefix + name, f"{value:,}"
+        elif isinstance(value, (list, tuple)) and all(isinstance(item, float) for item in value):
+            yield prefix + name, ", ".join(f"{item:.4g}" for item in value)
         else:
             yield prefix + name, str(value)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report
-from zsem.training.presets import PRESETS, Preset
+from zsem.training.log import clock
+from zsem.training.presets import PRESETS, Preset, find_preset
 from zsem.values.errors import ZsemError
+
+if TYPE_CHECKING:
+    from zsem.training.estimate import Estimate
 
 MINUTES = 60.0
 """How long to train where nothing is said."""
@@ -23,15 +27,18 @@ class Train(Command):
     """Train a diffusion autoencoder on a folder or archive of images, and on nothing else.
 
     RUN then holds the model, a log (metrics.jsonl), checkpoints and pictures. Ctrl-C saves and leaves; --resume goes
-    on. The flags with dots are the preset's settings, shown with the values of the --preset that is given.
+    on. The flags with dots are the preset's settings, shown with the values of the --preset that is given; settings of
+    one's own are a file, see `zsem presets`.
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
     """folder or archive (tar, zip) of images"""
-    out: Annotated[str, arg(metavar="RUN")]
-    """folder for the model and its history"""
-    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = "tiny"
+    out: Annotated[str | None, arg(metavar="RUN")] = None
+    """folder for the model and its history; --estimate needs none"""
+    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + ",FILE.json}")] = "tiny"
     """settings to begin with: nano (32 px) takes minutes on a CPU, tiny (64 px) an hour"""
+    estimate: FlagCreatePairsOff[bool] = False
+    """run a few iterations only, and tell time, memory and room on the disk for the whole"""
     size: int | None = None
     """side of the images in pixels, in place of the preset's"""
     minutes: float | None = None
@@ -46,11 +53,13 @@ class Train(Command):
     """minutes after which a copy of the model is kept in RUN/snapshots"""
     limit: int | None = None
     """only so many images, evenly spaced over the splits"""
+    tensorboard: FlagCreatePairsOff[bool] = False
+    """write the figures for TensorBoard to RUN/tensorboard too"""
     settings: Annotated[Preset, arg(name="")] = dataclasses.field(default_factory=lambda: PRESETS["tiny"])
 
     @classmethod
     def parse(cls, args: Sequence[str], *, prog: str) -> Train:
-        settings = dataclasses.field(default=PRESETS[chosen_preset(args)])
+        settings = dataclasses.field(default=chosen_preset(args))
         kind = dataclasses.make_dataclass(
             cls.__name__,
             [("settings", Annotated[Preset, arg(name="")], settings)],
@@ -74,6 +83,13 @@ class Train(Command):
             if self.resume:
                 raise ZsemError("say up to how many --minutes or --iterations in all to go on with the training")
             minutes = MINUTES
+        if self.estimate:
+            if self.resume:
+                raise ZsemError("--estimate measures a new training: leave out --resume")
+            measured = api.estimate(self.data, preset=self.settings, size=self.size, init=self.init, limit=self.limit)
+            return estimate_report(measured, minutes, self.iterations, self.settings.recommended_images)
+        if self.out is None:
+            raise ZsemError("these are missing: --out RUN (`zsem train --help` explains)")
         model = api.train(
             self.data,
             self.out,
@@ -85,6 +101,7 @@ class Train(Command):
             init=self.init,
             snapshots=self.snapshots,
             limit=self.limit,
+            tensorboard=self.tensorboard,
         )
         history = model.history
         figures = {"out": self.out, **history}
@@ -97,14 +114,44 @@ class Train(Command):
         )
 
 
-def chosen_preset(args: Sequence[str]) -> str:
-    """The value of --preset among the arguments, read ahead because it decides the defaults of all other settings."""
+def estimate_report(
+    measured: Estimate, minutes: float | None, iterations: int | None, recommended_images: int
+) -> Report:
+    """What was measured, for the length that was asked for and for the recommended one."""
+    seconds = measured.seconds((iterations or 0) * measured.batch_size) if minutes is None else 60 * minutes
+    number = measured.iterations(seconds) if iterations is None else iterations
+    whole = {"seconds": seconds, "iterations": number, "images": number * measured.batch_size}
+    recommended = {
+        "seconds": measured.seconds(recommended_images),
+        "iterations": -(-recommended_images // measured.batch_size),
+        "images": recommended_images,
+    }
+    figures: dict[str, Any] = {**dataclasses.asdict(measured), "whole": whole, "recommended": recommended}
+    memory = "?" if measured.peak_memory is None else size_text(measured.peak_memory)
+    texts = {
+        "parameters": f"{measured.parameters:,}",
+        "speed": f"{measured.images_per_second:.1f} images/s, {measured.batch_size} images per iteration",
+        **{
+            name: f"{clock(length['seconds'])} h, {length['iterations']:,} iterations, {length['images']:,} images"
+            for name, length in (("the training", whole), ("recommended", recommended))
+        },
+        "memory at most": memory,
+        "checkpoint": f"{size_text(measured.checkpoint_size)}; all of RUN {size_text(measured.run_size)}",
+    }
+    return Report(figures=figures, rows=[{"estimate": name, "": text} for name, text in texts.items()])
+
+
+def size_text(size: int) -> str:
+    """Bytes in MB or GB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def chosen_preset(args: Sequence[str]) -> Preset:
+    """The preset that --preset names among the arguments, read ahead: it decides the defaults of all other settings."""
     name = "tiny"
     for word, following in zip(args, [*args[1:], ""], strict=True):
         if word == "--preset":
             name = following
         elif word.startswith("--preset="):
             name = word.partition("=")[2]
-    if name not in PRESETS:
-        raise ZsemError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
-    return name
+    return find_preset(name)

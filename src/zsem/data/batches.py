@@ -48,6 +48,7 @@ class Batches:
         self.attributes = None
         if isinstance(images, ImageSet) and images.attributes:
             self.attributes = torch.from_numpy(np.stack(list(images.attributes.values()), axis=1))
+        self._paths = images.paths if isinstance(images, ImageSet) else None
         if len(self.pixels) == 0:
             raise ZsemError("there are no images to train on: give a set with at least one readable image")
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
@@ -59,9 +60,7 @@ class Batches:
 
     def batch(self, iteration: int) -> Batch:
         """The batch of `iteration` (0, 1, ...), uint8 images on the CPU; equal calls give equal batches."""
-        counts = [iteration * self.batch_size + position for position in self.positions]
-        places = [divmod(count, len(self.pixels)) for count in counts]
-        index = np.array([self._order(epoch)[place] for epoch, place in places])
+        index = self._rows(iteration, self.positions)
         names: list[tuple[int, ...]] = [(self.seed, iteration, position) for position in self.positions]
         images = self.pixels.numpy()[index]  # numpy: waking torch's threads costs more than this copy
         if self.flip:
@@ -74,6 +73,16 @@ class Batches:
             classes=None if self.classes is None else self.classes[rows],
             attributes=None if self.attributes is None else self.attributes[rows],
         )
+
+    def paths(self, iteration: int) -> list[str]:
+        """Where the images of an iteration come from, those of all ranks; their positions in a set without paths."""
+        rows = self._rows(iteration, range(self.batch_size)).tolist()
+        return [f"image {row}" if self._paths is None else self._paths[row] for row in rows]
+
+    def _rows(self, iteration: int, positions: range) -> np.ndarray:
+        counts = [iteration * self.batch_size + position for position in positions]
+        places = [divmod(count, len(self.pixels)) for count in counts]
+        return np.array([self._order(epoch)[place] for epoch, place in places])
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return draws.generator(self.seed, EPOCHS, epoch, 1).permutation(len(self.pixels))

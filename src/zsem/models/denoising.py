@@ -43,7 +43,7 @@ class EncodeAndPredict(nn.Module):
         x0: Float[Tensor, "n c h w"],
         x_t: Float[Tensor, "b c h w"],
         t: Float[Tensor, " b"],
-        keep: Float[Tensor, "b 1"] | None,
+        keep: Float[Tensor, "b 1"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """The prediction at x_t, of which every image of x0 has b / n in a row; `keep` is 0 where z is not told."""
         z = self.encoder(x0).repeat_interleave(len(x_t) // len(x0), dim=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from zsem.values.errors import ZsemError
 from zsem.values.files import read_tensors, write_whole
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged on the disk
+WEIGHTS, AVERAGE = "weights", "average-"  # names of the networks in a checkpoint; sigma_rel follows for an average
 
 
 @dataclass(kw_only=True)
@@ -31,39 +33,55 @@ class Progress:
 def write(
     folder: Path,
     progress: Progress,
-    model: nn.Module,
-    average: nn.Module,
-    optimisers: dict[str, torch.optim.Optimizer],
+    networks: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> Path:
     """Write a checkpoint below `folder` and drop all but the newest KEPT; raises
     ZsemError or OSError where the disk is full."""
     final = folder / f"{progress.iteration:08d}"
-    if final.exists():
-        return final
-    temporary = folder / f".{final.name}.tmp"
+    temporary = hidden(final, "new")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        write_whole(temporary / "weights.safetensors", safetensors.torch.save(contiguous(model.state_dict())))
-        write_whole(temporary / "average.safetensors", safetensors.torch.save(contiguous(average.state_dict())))
+        for name, network in networks.items():
+            write_whole(temporary / f"{name}.safetensors", safetensors.torch.save(contiguous(network.state_dict())))
         for name, optimiser in optimisers.items():
             write_whole(
                 temporary / f"optimiser-{name}.safetensors", safetensors.torch.save(optimiser_tensors(optimiser))
             )
         write_whole(temporary / "progress.json", json.dumps(asdict(progress)).encode())
+        if final.exists():  # damaged, or training went on from an older one
+            remove(final)
         temporary.rename(final)
     except (ZsemError, OSError):
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in complete(folder)[:-KEPT]:
-        shutil.rmtree(old)
+        remove(old)
     return final
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed runs left half-written."""
-    for left in folder.glob(".*.tmp"):
+def remove(path: Path) -> None:
+    """Delete a checkpoint so that no half of it is ever seen."""
+    gone = hidden(path, "old")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def hidden(path: Path, what: str) -> Path:
+    """Where a checkpoint lies while it is written or deleted."""
+    return path.with_name(f".{path.name}.{what}.tmp")
+
+
+def sweep(run: Path) -> None:
+    """Remove what killed runs left half-written in a run folder."""
+    for left in (run / "checkpoints").glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+    for place in (".", "averages", "pictures", "snapshots/*"):
+        for pattern in (".*.[0-9]*.tmp", ".*.[0-9]*.partial"):  # as write_whole and save_png name them
+            for left in run.glob(f"{place}/{pattern}"):
+                left.unlink(missing_ok=True)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -71,13 +89,16 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("[0-9]*/progress.json"))
 
 
-def read(path: Path, model: nn.Module, average: nn.Module, optimisers: dict[str, torch.optim.Optimizer]) -> Progress:
-    """Put the checkpoint at `path` back into model, average and optimisers; raises ZsemError where it is damaged."""
-    model.load_state_dict(read_weights(path / "weights.safetensors", model.state_dict()))
-    average.load_state_dict(read_weights(path / "average.safetensors", average.state_dict()))
+def read(path: Path, networks: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]) -> Progress:
+    """Put the checkpoint at `path` back into networks and optimisers; raises ZsemError where it is damaged."""
+    for name, network in networks.items():
+        network.load_state_dict(read_weights(path / f"{name}.safetensors", network.state_dict()))
     for name, optimiser in optimisers.items():
         restore_optimiser(optimiser, read_tensors(path / f"optimiser-{name}.safetensors", RESTORE))
-    return Progress(**json.loads((path / "progress.json").read_text()))
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise ZsemError(f"{path / 'progress.json'} is missing or damaged; {RESTORE}") from None
 
 
 def contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from zsem.data.batches import Batches
 from zsem.data.images import ImageSet
@@ -73,11 +75,18 @@ def judge_for(
     def picture(average: Model, path: Path) -> None:
         """A judge makes no pictures."""
 
-    loop = Loop(judge, JudgeObjective(judge, objective), settings, folder, measure=measure, picture=picture, say=say)
+    def validate(average: Model) -> dict[str, float]:
+        assert isinstance(average, Judge)
+        return {"loss": held_out_loss(average, held_out)}
+
+    loop = Loop(
+        judge, JudgeObjective(judge, objective), settings, folder,
+        measure=measure, picture=picture, validate=validate, say=say,
+    )  # fmt: skip
     batches = Batches(training, batch_size=settings.batch_size, seed=settings.seed, flip=settings.flip)
     folder.mkdir(parents=True, exist_ok=True)
     trained = loop.run(batches, iterations=iterations)
-    if loop.stop_requested:
+    if loop.stop.made:
         raise ZsemError(f"the training of the judge in {folder} was stopped; the same command goes on with it")
     assert isinstance(trained, Judge)
     return trained
@@ -93,3 +102,11 @@ def held_out_auroc(judge: Judge, held_out: ImageSet) -> dict[str, float]:
         if not math.isnan(score):
             found[name] = round(score, 4)
     return found
+
+
+def held_out_loss(judge: Judge, held_out: ImageSet) -> float:
+    """Mean binary cross-entropy over the attributes that held-out images have labels for."""
+    logits = judge.logits(held_out.pixels)
+    labels = torch.from_numpy(np.stack([held_out.attributes[name] for name in judge.config.attributes], axis=1))
+    known = ~labels.isnan()
+    return float(F.binary_cross_entropy_with_logits(logits.float()[known], labels.float()[known]))

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import copy
-import json
+import functools
 import math
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from zsem.data.batches import Batches
 from zsem.models.base import Model
-from zsem.training import checkpoint, ema
+from zsem.training import checkpoint, ema, posthoc
+from zsem.training.callbacks import Callback
+from zsem.training.course import rate_factor, time_goal
+from zsem.training.finite import not_finite
+from zsem.training.log import Log
 from zsem.training.machine import bf16_is_fast, keep_freed_memory
+from zsem.training.recompute import recompute_stages
+from zsem.training.replicas import Replicas, how_many
+from zsem.training.signals import StopRequest
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
-from zsem.values.files import write_whole
 from zsem.values.objective import Objective, Phase
 
 SAY_SECONDS = 5  # between lines of progress
@@ -34,14 +39,20 @@ class Loop:
     """Trains a model on an Objective until a number of iterations or minutes is reached, or a signal asks it to stop.
 
     Everything it writes lies in one run folder:
-    config.json and model.safetensors (averaged weights, ready to load), metrics.jsonl, checkpoints/, snapshots/,
-    pictures/.
+    config.json and model.safetensors (averaged weights, ready to load), metrics.jsonl, checkpoints/, averages/,
+    snapshots/, pictures/.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         batch_size: int = 64
         """images per iteration, over all devices"""
+        accumulate: int = 1
+        """parts that a batch is gone through in, for less memory and the same gradient"""
+        replicas: int | None = None
+        """on a CPU: copies of the networks that share a batch, a thread each; by default as many as torch's threads"""
+        checkpoint_stages: bool = False
+        """compute the inside of the networks' stages again for the gradient: less memory, a third more time"""
         learning_rate: float = 4e-4
         """peak learning rate of AdamW"""
         betas: tuple[float, float] = (0.9, 0.99)
@@ -55,7 +66,11 @@ class Loop:
         clip: float = 1.0
         """largest norm of the gradient"""
         ema_width: float = 0.1
-        """relative width of the power-function average of the weights (EDM2)"""
+        """relative width of the power-function average of the weights (EDM2) that becomes the model"""
+        ema_others: tuple[float, ...] = (0.05, 0.2)
+        """further widths that are tracked, from which `zsem ema` makes averages of any width"""
+        ema_snapshots: int = 6
+        """snapshots of the averages that are kept for that, at most; 0 for none"""
         precision: Literal["auto", "bf16", "fp32"] = "auto"
         """arithmetic of the networks in training; auto is bf16 where the hardware computes it"""
         flip: bool = True
@@ -68,6 +83,10 @@ class Loop:
         """time between checkpoints"""
         picture_minutes: float = 5.0
         """time between pictures of samples"""
+        validation_minutes: float = 5.0
+        """time between validations on held-out images; there is one at the end as well"""
+        validation_images: int = 32
+        """held-out images of a validation, at most"""
 
     def __init__(
         self,
@@ -78,14 +97,20 @@ class Loop:
         *,
         measure: Callable[[Model, bool], None],
         picture: Callable[[Model, Path], None],
+        validate: Callable[[Model], dict[str, Any]],
         say: Callable[[str], None],
     ) -> None:
         """measure: fills in the averaged model's statistics before it is saved; True asks for all images.
         picture: draws what the averaged model makes into a PNG file.
+        validate: figures of the averaged model on held-out images, "loss" among them, JSON-able.
         say: told a line of progress now and then.
+
+        Raises ZsemError where the config makes no sense, or a checkpoint in `folder` cannot be read.
         """
-        self.config, self.folder = config, folder
-        self.measure, self.picture, self.say_line = measure, picture, say
+        self.config, self.folder = check(config), folder
+        self.measure, self.picture, self.validate, self.say_line = measure, picture, validate, say
+        self.log, self.stop = Log(folder / "metrics.jsonl"), StopRequest()
+        self.callbacks: Sequence[Callback] = ()
         keep_freed_memory()
         self.accelerator = Accelerator()
         device = self.accelerator.device
@@ -93,6 +118,8 @@ class Loop:
         self.main = self.accelerator.is_main_process
         self.model, self.objective = model.to(device).train(), objective
         self.average = copy.deepcopy(self.model).eval()
+        others = {width: copy.deepcopy(self.average) for width in config.ema_others if width != config.ema_width}
+        self.averages = {config.ema_width: self.average, **others}
         networks = objective.networks
         self.optimisers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.AdamW(
@@ -102,9 +129,16 @@ class Loop:
             for name, network in networks.items()
         }  # fmt: skip
         self.progress = self.restore()
+        if config.checkpoint_stages:
+            for network in networks.values():
+                recompute_stages(network)
         self.networks = {name: self.accelerator.prepare_model(network) for name, network in networks.items()}
-        self.stop_requested = False
-        self.recent: deque[tuple[float, int, float]] = deque(maxlen=10)  # seconds, images, loss at lines of the log
+        number = how_many(networks, config.replicas, device, config.batch_size, self.accelerator.num_processes == 1)
+        self.replicas = Replicas(self.networks, number)
+        self.last: dict[str, float] = dict.fromkeys(
+            ("checkpoint", "picture", "validation", "word"), self.progress.seconds
+        )
+        self.validated = 0  # the iteration of the last validation
 
     def run(
         self,
@@ -113,76 +147,109 @@ class Loop:
         iterations: int | None = None,
         minutes: float | None = None,
         snapshots: tuple[float, ...] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> Model:
         """Train until `iterations` or `minutes` are reached, counted over all resumes; returns the averaged model.
 
         snapshots: minutes after which a copy of the averaged model is put into snapshots/.
+        callbacks: told every record of metrics.jsonl.
         With `iterations` the learning rate falls to zero along a cosine, and a resumed run equals an undisturbed one to
         the bit (on CPUs; some CUDA kernels are not deterministic); with `minutes` it is constant and falls in the last
-        `decay_share` of the time. Raises ZsemError where the end of the training cannot be written.
+        `decay_share` of the time. Raises ZsemError where the end of the training cannot be written, or a loss or
+        gradient is not finite.
         """
         goal = time_goal(iterations, minutes)
-        p, config, timed = self.progress, self.config, minutes is not None
-        self.trim_log()
+        p, config, timed, self.callbacks = self.progress, self.config, minutes is not None, callbacks
+        if self.main:
+            self.log.trim(p.iteration)
+            posthoc.trim(self.folder, p.iteration)
         pending = sorted(m for m in snapshots if m * 60 > p.seconds)
-        saved = drawn = said = p.seconds
         now = time.perf_counter()
-        with self.signals():
-            while (p.seconds if timed else p.iteration) < goal and not self.stop_requested:
+        with self.stop.listening():
+            while (p.seconds if timed else p.iteration) < goal and not self.stop.made:
                 share = (p.seconds if timed else p.iteration) / goal
-                rate = config.learning_rate * self.rate_factor(share, cosine=not timed)
+                decay_share = config.decay_share if timed else None
+                factor = rate_factor(p.iteration, share, warmup=config.warmup, decay_share=decay_share)
+                rate = config.learning_rate * factor
                 p.losses.append(self.step(batches, rate))
-                p.iteration += 1
-                p.images += config.batch_size
                 before, now = now, time.perf_counter()
                 p.seconds += now - before
                 self.agree()
-                if p.iteration % config.log_every == 0:
-                    self.log(rate)
-                if pending and p.seconds >= 60 * pending[0]:
-                    folder = self.folder / "snapshots" / f"{pending.pop(0):g}min"
-                    self.attempt(lambda folder=folder: self.export(folder, everything=True))
-                if p.seconds - saved >= 60 * config.checkpoint_minutes:
-                    saved = p.seconds
-                    self.attempt(lambda: self.save(everything=False))
-                if p.seconds - drawn >= 60 * config.picture_minutes:
-                    drawn = p.seconds
-                    self.attempt(self.draw)
-                if p.seconds - said >= SAY_SECONDS:
-                    said = p.seconds
-                    self.say(self.status(p.seconds / share - p.seconds if share else math.inf))
-            self.note_history()
-            if self.main:
-                self.save(everything=not self.stop_requested)
-                if self.stop_requested:
-                    self.say(f"stopped at iteration {p.iteration}; add --resume to go on")
-                else:
-                    self.attempt(self.draw)
-            self.accelerator.wait_for_everyone()
+                if self.main:
+                    self.keep_records(rate, pending, batches)
+                    if self.due("word", SAY_SECONDS):
+                        self.say(self.log.status(p.iteration, p.seconds / share - p.seconds if share else math.inf))
+            self.finish(batches)
         return self.average
 
     def step(self, batches: Batches, rate: float) -> float:
-        """One iteration at learning rate `rate`; returns the loss (the sum of its phases)."""
+        """One iteration at learning rate `rate`; returns the loss (the sum of its phases).
+
+        Raises ZsemError, on all processes, where a loss or gradient is not finite; the weights are then as before.
+        """
         p, config, accelerator = self.progress, self.config, self.accelerator
-        batch = batches.batch(p.iteration)
         # dropout is the one draw that torch makes itself: name it too
         name = (config.seed, p.iteration, accelerator.process_index, DROPOUT_DRAW)
         torch.manual_seed(int(generator(*name).integers(2**63)))
+        number = self.replicas.number
+        parts = batches.batch(p.iteration).parts(config.accumulate * number)
+        images = sum(len(part.names) for part in parts)
+        passes = [
+            (self.under_autocast(self.objective.phases(part, self.replicas.sets[i % number])), len(part.names) / images)
+            for i, part in enumerate(parts)
+        ]
         total = 0.0
-        for phase in self.under_autocast(self.objective.phases(batch, self.networks)):
+        while (phase := self.backward(passes)) is not None:
             optimiser, network = self.optimisers[phase.optimiser], self.networks[phase.optimiser]
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            accelerator.backward(phase.loss)
-            accelerator.clip_grad_norm_(network.parameters(), config.clip)
+            loss, norm = (
+                torch.as_tensor(value).item()
+                for value in (
+                    accelerator.reduce(phase.loss, "mean"),
+                    accelerator.clip_grad_norm_(network.parameters(), config.clip),
+                )
+            )
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise not_finite(self.folder, p.iteration + 1, loss, norm, batches.paths(p.iteration), write=self.main)
             optimiser.step()
             for every in self.optimisers.values():  # a phase may leave gradients in networks that it does not train
                 every.zero_grad(set_to_none=True)
-            loss = accelerator.reduce(phase.loss.detach(), "mean")
-            assert isinstance(loss, torch.Tensor)
-            total += loss.item()
-        ema.update(self.average, self.model, ema.decay(p.iteration + 1, config.ema_width))
+            total += loss
+        p.iteration += 1
+        ema.update(self.average, self.model, ema.decay(p.iteration, config.ema_width))
+        if since := ema.steps_since_update(p.iteration):
+            for width in self.averages.keys() - {config.ema_width}:
+                ema.update(self.averages[width], self.model, ema.decay(p.iteration, width, since))
+        p.images += config.batch_size
         return total
+
+    def backward(self, passes: list[tuple[Iterator[Phase], float]]) -> Phase | None:
+        """Add up the gradients of the next phase over the parts of a batch, each with its share of the images.
+
+        As many parts at a time as there are replicas. Returns the phase with the mean loss, or None after the last.
+        """
+        found: list[Phase | None] = []
+        for start in range(0, len(passes), self.replicas.number):
+            group = passes[start : start + self.replicas.number]
+            with ExitStack() as stack:
+                if start + len(group) < len(passes):  # processes exchange gradients once, with the last part
+                    for network in self.networks.values():
+                        stack.enter_context(self.accelerator.no_sync(network))
+                found += self.replicas.run([functools.partial(self.one_pass, *one) for one in group])
+        self.replicas.gather()
+        given = [phase for phase in found if phase is not None]
+        if not given:
+            return None
+        return Phase(loss=torch.stack([phase.loss for phase in given]).sum(), optimiser=given[0].optimiser)
+
+    def one_pass(self, phases: Iterator[Phase], share: float) -> Phase | None:
+        """The next phase of one part, its gradient taken; its loss is the part's share of the batch's."""
+        phase = next(phases, None)
+        if phase is None:
+            return None
+        self.accelerator.backward(phase.loss if share == 1 else phase.loss * share)
+        return Phase(loss=phase.loss.detach().float() * share, optimiser=phase.optimiser)
 
     def under_autocast(self, phases: Iterator[Phase]) -> Iterator[Phase]:
         """The same phases, their forward passes in bf16 where that is fast; what happens between them is not."""
@@ -193,59 +260,82 @@ class Loop:
                 return
             yield phase
 
-    def rate_factor(self, share: float, *, cosine: bool) -> float:
-        """The learning rate's factor after `share` of the training, without and with the decay tail."""
-        warm = min(1.0, (self.progress.iteration + 1) / max(1, self.config.warmup))
-        if cosine:
-            return warm * 0.5 * (1 + math.cos(math.pi * share))
-        return warm * min(1.0, (1 - share) / max(self.config.decay_share, 1e-9))
+    def next_loss(self, batches: Batches) -> Tensor:
+        """The loss that the next iteration begins with: weights that give none are not worth keeping."""
+        part = batches.batch(self.progress.iteration).parts(self.config.accumulate)[0]
+        with torch.no_grad():
+            return next(self.under_autocast(self.objective.phases(part, self.objective.networks))).loss
 
-    def log(self, rate: float) -> None:
-        """Add a line to metrics.jsonl: the mean loss since the line before."""
+    def keep_records(self, rate: float, pending: list[float], batches: Batches) -> None:
+        """Write whatever is due after an iteration. `pending`: minutes of snapshots still to come."""
+        p, config = self.progress, self.config
+        if p.iteration % config.log_every == 0:
+            self.record({"loss": sum(p.losses) / len(p.losses), "learning_rate": rate})
+            p.losses.clear()
+        if posthoc.due(p.iteration, config.ema_snapshots):
+            self.attempt(lambda: posthoc.write(self.folder, p.iteration, self.averages, config.ema_snapshots))
+        if self.due("validation", 60 * config.validation_minutes):
+            self.attempt(self.run_validation)
+        if pending and p.seconds >= 60 * pending[0]:
+            folder = self.folder / "snapshots" / f"{pending.pop(0):g}min"
+            self.attempt(lambda: self.export(folder, everything=True))
+        if self.due("checkpoint", 60 * config.checkpoint_minutes) and bool(self.next_loss(batches).isfinite()):
+            self.attempt(lambda: self.save(everything=False))
+        if self.due("picture", 60 * config.picture_minutes):
+            self.attempt(self.draw)
+
+    def due(self, what: str, seconds: float | int) -> bool:
+        """Whether so much time has passed since this was true last."""
+        if self.progress.seconds - self.last[what] < seconds:
+            return False
+        self.last[what] = self.progress.seconds
+        return True
+
+    def finish(self, batches: Batches) -> None:
+        """Validate, save and draw at the end; only save where somebody asked to stop."""
+        loss = torch.as_tensor(self.accelerator.reduce(self.next_loss(batches), "mean")).item()
+        if not math.isfinite(loss):
+            iteration = self.progress.iteration
+            raise not_finite(self.folder, iteration + 1, loss, math.nan, batches.paths(iteration), write=self.main)
+        if self.main:
+            if not self.stop.made and self.validated != self.progress.iteration:
+                self.attempt(self.run_validation)
+            self.save(everything=not self.stop.made)
+            if self.stop.made:
+                self.say(f"stopped at iteration {self.progress.iteration}; add --resume to go on")
+            else:
+                self.attempt(self.draw)
+        self.note_history()
+        self.accelerator.wait_for_everyone()
+
+    def record(self, figures: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl and tell the callbacks."""
         p = self.progress
-        self.recent.append((p.seconds, p.images, sum(p.losses) / len(p.losses)))
-        p.losses.clear()
-        line = {
-            "iteration": p.iteration, "images": p.images, "seconds": round(p.seconds, 3),
-            "loss": self.recent[-1][2], "learning_rate": rate,
-        }  # fmt: skip
+        line = {"iteration": p.iteration, "images": p.images, "seconds": round(p.seconds, 3), **figures}
+        if "loss" in line:
+            self.log.recent.append(line)
+        self.attempt(lambda: self.log.write(line))
+        for callback in self.callbacks:
+            self.attempt(lambda callback=callback: callback(line, self.average))
 
-        def append() -> None:
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-        self.attempt(append)
-
-    def trim_log(self) -> None:
-        """Drop what the log says of iterations after the checkpoint that training goes on from, and broken lines."""
-        path = self.folder / "metrics.jsonl"
-        if path.exists() and self.main:
-            kept = []
-            for line in path.read_text().splitlines():
-                with suppress(json.JSONDecodeError):
-                    if json.loads(line)["iteration"] <= self.progress.iteration:
-                        kept.append(line + "\n")
-            write_whole(path, "".join(kept).encode())
-
-    def status(self, left: float) -> str:
-        """One line: iteration, loss, images/s over the last lines of the log, time left."""
-        if len(self.recent) < 2:
-            return f"iteration {self.progress.iteration}"
-        (begin, images_before, _), (end, images_after, loss) = self.recent[0], self.recent[-1]
-        speed = (images_after - images_before) / (end - begin)
-        return f"iteration {self.progress.iteration}  loss {loss:.4f}  {speed:.0f} images/s  {clock(left)} left"
+    def run_validation(self) -> None:
+        """Judge the averaged model on held-out images; its history remembers the figures."""
+        figures = self.validate(self.average)
+        self.average.history["validation"] = figures
+        self.validated = self.progress.iteration
+        self.record({"validation": figures})
+        self.say(f"iteration {self.progress.iteration}  validation loss {figures['loss']:.4f}")
 
     def attempt(self, write: Callable[[], None]) -> None:
-        """Write something, on the main process. A full disk is told, and training goes on: there may be room later."""
-        if self.main:
-            try:
-                write()
-            except (ZsemError, OSError) as error:
-                self.say(f"warning: {error}; training goes on")
+        """Write something. A full disk is told, and training goes on: there may be room later."""
+        try:
+            write()
+        except (ZsemError, OSError) as error:
+            self.say(f"warning: {error}; training goes on")
 
     def save(self, *, everything: bool) -> None:
         """Write a checkpoint and the model, ready to load."""
-        checkpoint.write(self.folder / "checkpoints", self.progress, self.model, self.average, self.optimisers)
+        checkpoint.write(self.folder / "checkpoints", self.progress, self.kept, self.optimisers)
         self.export(self.folder, everything=everything)
 
     def export(self, folder: Path, *, everything: bool) -> None:
@@ -266,15 +356,21 @@ class Loop:
         if self.main:
             self.say_line(line)
 
+    @property
+    def kept(self) -> dict[str, Model]:
+        """The networks of a checkpoint, by the names of their files."""
+        averages = {f"{checkpoint.AVERAGE}{width}": average for width, average in self.averages.items()}
+        return {checkpoint.WEIGHTS: self.model, **averages}
+
     def restore(self) -> checkpoint.Progress:
         """Go on from the newest checkpoint that is whole, if there is any."""
         folder = self.folder / "checkpoints"
         if self.main:
-            checkpoint.sweep(folder)
+            checkpoint.sweep(self.folder)
         failures = []
         for path in reversed(checkpoint.complete(folder)):
             try:
-                return checkpoint.read(path, self.model, self.average, self.optimisers)
+                return checkpoint.read(path, self.kept, self.optimisers)
             except ZsemError as error:
                 failures.append(error)
                 self.say(f"warning: {error}; trying the checkpoint before")
@@ -285,45 +381,20 @@ class Loop:
     def agree(self) -> None:
         """One clock and one will for all processes: the slowest clock, and a stop that any of them was asked for."""
         if self.accelerator.num_processes > 1:
-            mine = torch.tensor([self.progress.seconds, float(self.stop_requested)], device=self.accelerator.device)
+            mine = torch.tensor([self.progress.seconds, float(self.stop.made)], device=self.accelerator.device)
             everyone = self.accelerator.gather(mine)
-            assert isinstance(everyone, torch.Tensor)
+            assert isinstance(everyone, Tensor)
             seconds, stop = everyone.view(-1, 2).amax(dim=0).tolist()
-            self.progress.seconds, self.stop_requested = seconds, stop > 0
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM finish the iteration, save and leave."""
-
-        def request_stop(*_: object) -> None:
-            self.stop_requested = True
-
-        handled = (signal.SIGINT, signal.SIGTERM)
-        try:
-            before = {number: signal.signal(number, request_stop) for number in handled}
-        except ValueError:  # not in the main thread: signals are somebody else's business
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.progress.seconds, self.stop.made = seconds, stop > 0
 
 
-def time_goal(iterations: int | None, minutes: float | None) -> float:
-    """Iterations or seconds, whichever is given; raises ZsemError where it is not one of the two and positive."""
-    if (iterations is None) == (minutes is None):
-        raise ZsemError("say how long to train: either a number of iterations or of minutes")
-    goal = float(iterations or 0) if minutes is None else 60 * minutes
-    if goal <= 0:
-        raise ZsemError(f"a training must be longer than {goal:g}: give a positive number of iterations or minutes")
-    return goal
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    if math.isinf(seconds):
-        return "?"
-    whole = max(0, round(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+def check(config: Loop.Config) -> Loop.Config:
+    """The same config; raises ZsemError for values that no training can have."""
+    for width in (config.ema_width, *config.ema_others):
+        if not 0 < width < ema.WIDEST:
+            raise ZsemError(f"the averages' relative width must lie between 0 and {ema.WIDEST}, not {width:g}")
+    lowest = {"batch_size": 1, "accumulate": 1, "log_every": 1, "ema_snapshots": 0, "validation_images": 2}
+    for name, least in lowest.items():
+        if getattr(config, name) < least:
+            raise ZsemError(f"training.{name} must be at least {least}, not {getattr(config, name)}")
+    return config

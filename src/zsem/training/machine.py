@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -30,6 +31,18 @@ def bf16_is_fast(device: torch.device) -> bool:
         flags = Path("/proc/cpuinfo").read_text()
         return "avx512_bf16" in flags or "amx_bf16" in flags
     return False
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes of memory that this process has held at most, of the device where that has its own; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # which Windows lacks
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def default_device() -> torch.device:

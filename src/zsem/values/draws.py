@@ -6,6 +6,7 @@ and comes from a counter-based generator (Philox) keyed by them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,12 @@ def generator(*name: int) -> np.random.Generator:
     """The random generator that belongs to `name`, a sequence of integers in 0 .. 2^32 - 1."""
     # The length goes in too: a SeedSequence is padded with zeros, so that (1, 2) would be (1, 2, 0)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((len(name), *name))))
+
+
+def name_of(text: str) -> tuple[int, int]:
+    """Two integers that stand for a text, e.g. an image's path, in the names of draws."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:8], "big")
 
 
 def normal(names: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -25,6 +26,20 @@ class Batch:
     names: list[tuple[int, ...]]
     classes: Int[Tensor, " b"] | None = None
     attributes: Float[Tensor, "b a"] | None = None
+
+    def parts(self, number: int) -> list[Batch]:
+        """The batch cut into `number` parts of nearly equal size, in order; draws keep their names."""
+        size, more = divmod(len(self.names), number)
+        ends = list(itertools.accumulate(size + (i < more) for i in range(number)))
+        return [
+            Batch(
+                images=self.images[start:end],
+                names=self.names[start:end],
+                classes=None if self.classes is None else self.classes[start:end],
+                attributes=None if self.attributes is None else self.attributes[start:end],
+            )
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,75 @@
+"""What a training is begun with and goes on with: its settings, and the images that it belongs to."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from zsem.data.images import ImageSet, load_images
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.training.presets import Preset, find_preset
+from zsem.values.errors import ZsemError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run folder remembers of how it was begun (run.json), so that --resume goes on with the same."""
+
+    preset: Preset
+    init: str | None = None
+    limit: int | None = None
+    images: str = ""
+    """checksum of the training images"""
+
+
+def stored_plan(out: Path) -> Plan:
+    """How the training in `out` was begun; raises ZsemError where there is none."""
+    path = out / "run.json"
+    if not path.exists():
+        raise ZsemError(f"{out} holds no training to resume; leave out --resume to begin one")
+    try:
+        return TypeAdapter(Plan).validate_json(path.read_text("utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ZsemError(f"{path}: {where}: {first['msg']}; begin anew with --init {out}") from None
+
+
+def new_plan(
+    preset: str | Path | Preset,
+    size: int | None,
+    *,
+    init: str | None = None,
+    config: DiffusionAutoencoder.Config | None = None,
+    limit: int | None = None,
+) -> Plan:
+    """The preset, or the `config` of the model `init` to start from, at the asked size."""
+    if not isinstance(preset, Preset):
+        preset = find_preset(preset)
+    if config is not None:
+        preset = replace(preset, model=config)
+    if size is not None:
+        preset = replace(preset, model=replace(preset.model, image_size=size))
+    return Plan(preset=preset, init=init, limit=limit)
+
+
+def images_for(data: str | Path | ImageSet, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
+    """The images to train on, and the plan with their channels and checksum; raises ZsemError where they do not fit."""
+    config = plan.preset.model
+    if isinstance(data, ImageSet):
+        images = data.limit(plan.limit)
+        if images.size != config.image_size:
+            raise ZsemError(f"the images are {images.size} px and the model is for {config.image_size} px; give --size")
+    else:
+        images = load_images(data, size=config.image_size, limit=plan.limit)
+    if images.channels != config.image_channels:
+        if resume or plan.init is not None:
+            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
+        config = replace(config, image_channels=images.channels)
+    checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
+    if resume and plan.images != checksum:
+        raise ZsemError("the training to resume had other images; take the same, or begin a new one with --init")
+    return images, replace(plan, preset=replace(plan.preset, model=config), images=checksum)
