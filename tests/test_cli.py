@@ -383,23 +383,3 @@ class TestInfoAndData:
         assert code == 0
         assert "100 images, grey" in out
         assert "class: 0 (" in out
-
-    def test_depths_ranges_groups_and_missing_labels(self, zsem, tmp_path):
-        for i in range(24):
-            path = tmp_path / ("cat" if i % 2 else "dog" if i else "") / f"{i}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(np.full((8, 10), 100 * i, np.uint16)).save(path)
-        rows = [f"{'cat' if i % 2 else 'dog'}/{i}.png,{i if i % 3 else ''},,P{i // 5}" for i in range(1, 24)]
-        (tmp_path / "attributes.csv").write_text("\n".join(["path,age,grade,patient", *rows]))
-        code, out, _ = zsem("data", "info", tmp_path, "--group", "patient", "--json")
-        about = json.loads(out)
-        assert code == 0
-        assert about["depths"] == {"uint16": 24} and about["sizes"] == {"10 x 8": 24}
-        assert (about["low"], about["high"]) == (0, 2300)
-        assert about["groups"] == {"n": 5, "largest": 5, "without": 1} and about["without_class"] == 1
-        assert about["attributes"]["age"]["missing"] == 8
-        assert about["attributes"]["grade"] == {"mean": None, "missing": 24}
-        code, out, _ = zsem("data", "info", tmp_path, "--group", "patient")
-        assert "24 images, grey, uint16 (24), values from 0 to 2300" in out
-        assert "5 groups, the largest of 5, 1 without" in out and "without a class: 1" in out
-        assert "attribute grade: nothing known, 24 missing" in out

@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,12 +14,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from zsem.data.batches import Batches
-from zsem.data.images import ImageSet, load_images
+from zsem.data.images import ImageSet
 from zsem.interop.conventions import GUESS, Options
 from zsem.interop.importing import Imported, is_foreign, read_models
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model, ModelT
 from zsem.models.denoising import AutoencoderObjective
+from zsem.training.images import ImageOptions, Source, read_images
 from zsem.training.loop import Loop, time_goal
 from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
@@ -30,6 +31,7 @@ from zsem.values.files import write_whole
 
 MEASURED_IMAGES = 1024  # images that statistics of an unfinished model are taken over
 SHOWN_IMAGES = 8  # images in the pictures of a training
+READ_PLAINLY = ImageOptions()
 
 
 @overload
@@ -126,16 +128,18 @@ class Plan:
     preset: Preset
     init: str | None = None
     limit: int | None = None
+    reading: ImageOptions = field(default_factory=ImageOptions)
     images: str = ""
     """checksum of the training images"""
 
 
 def train(
-    data: str | Path | ImageSet,
+    data: Source,
     out: str | Path,
     *,
     preset: str | Preset = "tiny",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    reading: ImageOptions = READ_PLAINLY,
     minutes: float | None = None,
     iterations: int | None = None,
     resume: bool = False,
@@ -146,11 +150,14 @@ def train(
 ) -> DiffusionAutoencoder:
     """Train a diffusion autoencoder on images and nothing else; returns the averaged model, which `out` then holds.
 
-    data: a folder, an archive (tar, zip), or an ImageSet. Channels (grey or colour) follow the images.
+    data: a folder, an archive (tar, zip) or a table of images (see `load_images`), an ImageSet, or a torch Dataset.
+        Channels and depth follow the images.
     preset: a name of `zsem.training.presets.PRESETS`, or a Preset of one's own.
-    size: side of the images in pixels; by default the preset's.
+    size: side of the images in pixels, or height and width; by default the preset's.
+    reading: how the images are read: shape kept, intensity policy, groups.
     minutes, iterations: one of the two, counted over all resumes.
-    resume: go on with the training that `out` holds, with its own preset, size, init and limit, on the same images.
+    resume: go on with the training that `out` holds, with its own preset, size, reading, init and limit, on the same
+        images.
     init: a model whose weights to start from; its configuration is used.
     snapshots: minutes after which a copy of the averaged model is kept under `out`/snapshots.
     limit: use at most so many images, evenly spread.
@@ -160,20 +167,23 @@ def train(
     """
     out = Path(out)
     time_goal(iterations, minutes)
-    chosen = stored_plan(out) if resume else new_plan(out, preset, size, init=init, limit=limit)
+    chosen = stored_plan(out) if resume else new_plan(out, preset, size, reading, init=init, limit=limit)
     images, chosen = images_for(data, chosen, resume=resume)
     training, held_out = images.split("train"), images.held_out()
     config, settings = chosen.preset.model, chosen.preset.training
     model = first_model(config, settings.seed, chosen.init)
     model.history = {"data": str(images.source), "train_images": len(training)}
+    if chosen.reading.group is not None:
+        model.history["group"] = chosen.reading.group
 
     def measure(average: Model, everything: bool) -> None:
         assert isinstance(average, DiffusionAutoencoder)
-        average.measure_codes(training.pixels if everything else training.pixels[:MEASURED_IMAGES], held_out.pixels)
+        some = training if everything else training.subset(range(min(MEASURED_IMAGES, len(training))))
+        average.measure_codes(some, held_out)
 
     def picture(average: Model, path: Path) -> None:
         assert isinstance(average, DiffusionAutoencoder)
-        sample_sheet(average, held_out.pixels[:SHOWN_IMAGES], path)
+        sample_sheet(average, held_out.subset(range(min(SHOWN_IMAGES, len(held_out)))), path)
 
     loop = Loop(
         model, AutoencoderObjective(model, chosen.preset.objective), settings, out,
@@ -209,7 +219,15 @@ def stored_plan(out: Path) -> Plan:
         raise ZsemError(f"{path}: {where}: {first['msg']}; begin anew with --init {out}") from None
 
 
-def new_plan(out: Path, preset: str | Preset, size: int | None, *, init: str | Path | None, limit: int | None) -> Plan:
+def new_plan(
+    out: Path,
+    preset: str | Preset,
+    size: int | tuple[int, int] | None,
+    reading: ImageOptions,
+    *,
+    init: str | Path | None,
+    limit: int | None,
+) -> Plan:
     """The preset, or the configuration of the model to start from, at the asked size."""
     if (out / "run.json").exists() or (out / "config.json").exists():
         raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
@@ -220,23 +238,16 @@ def new_plan(out: Path, preset: str | Preset, size: int | None, *, init: str | P
     if init is not None:
         preset = replace(preset, model=load(init, kind=DiffusionAutoencoder, device="cpu").config)
     if size is not None:
+        if reading.keep_shape:
+            raise ZsemError("give --size or --keep-shape, not both")
         preset = replace(preset, model=replace(preset.model, image_size=size))
-    return Plan(preset=preset, init=None if init is None else str(init), limit=limit)
+    return Plan(preset=preset, init=None if init is None else str(init), limit=limit, reading=reading)
 
 
-def images_for(data: str | Path | ImageSet, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
-    """The images to train on, and the plan with their channels and checksum; raises ZsemError where they do not fit."""
-    config = plan.preset.model
-    if isinstance(data, ImageSet):
-        images = data.limit(plan.limit)
-        if images.size != config.image_size:
-            raise ZsemError(f"the images are {images.size} px and the model is for {config.image_size} px; give --size")
-    else:
-        images = load_images(data, size=config.image_size, limit=plan.limit)
-    if images.channels != config.image_channels:
-        if resume or plan.init is not None:
-            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
-        config = replace(config, image_channels=images.channels)
+def images_for(data: Source, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
+    """The images to train on, and the plan with what they ask of the model; raises ZsemError where they do not fit."""
+    fixed = resume or plan.init is not None
+    images, config = read_images(data, plan.preset.model, plan.reading, limit=plan.limit, fixed=fixed)
     checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
     if resume and plan.images != checksum:
         raise ZsemError("the training to resume had other images; take the same, or begin a new one with --init")

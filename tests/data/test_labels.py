@@ -98,7 +98,7 @@ def test_rows_about_images_that_are_there_but_not_wanted_need_no_note():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("path,smile\na.png,yes\n", "'yes' in line 2, column smile: write a number"),
+        ("path,smile\nb.png,1\na.png,yes\n", "'yes' in line 3, column smile: write a number"),
         ("path,smile\n\na.png,inf\n", "'inf' in line 3, column smile"),
         ("path,smile\na.png,1,2\n", "3 cells in line 2, but 2 in its first line"),
         ("path,smile\na.png,1\na.png,0\n", "names a.png a second time in line 3"),
@@ -180,5 +180,12 @@ def test_folders_that_divide_a_group_can_be_named():
 def test_a_group_that_is_no_column_is_refused_with_those_there_are():
     with pytest.raises(ZsemError, match="no column 'slide' to group by: choose one of age, patient"):
         labels.read_table(GROUPED.encode(), "slide")
-    with pytest.raises(ZsemError, match="'P0' in line 2, column patient: write a number"):
-        labels.read_table(GROUPED.encode())
+
+
+def test_a_column_of_texts_is_no_attribute_and_is_noted():
+    table = labels.read_table(GROUPED.encode())
+    assert table.names == ["age"] and table.texts == ["patient"] and table.groups == {}
+    paths = [f"scans/{i:03d}.png" for i in range(300)]
+    assert table.columns(paths, frozenset(paths))[1] == [
+        "attributes.csv has texts in the column patient, which is no attribute"
+    ]

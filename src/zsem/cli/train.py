@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report
+from zsem.training.images import ImageOptions
 from zsem.training.presets import PRESETS, Preset
 from zsem.values.errors import ZsemError
 
@@ -27,7 +28,7 @@ class Train(Command):
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """folder or archive (tar, zip) of images"""
+    """folder, archive (tar, zip) or table (Parquet, npz, idx) of images"""
     out: Annotated[str, arg(metavar="RUN")]
     """folder for the model and its history"""
     preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + "}")] = "tiny"
@@ -46,6 +47,7 @@ class Train(Command):
     """minutes after which a copy of the model is kept in RUN/snapshots"""
     limit: int | None = None
     """only so many images, evenly spaced over the splits"""
+    reading: Annotated[FlagCreatePairsOff[ImageOptions], arg(name="")] = dataclasses.field(default_factory=ImageOptions)
     settings: Annotated[Preset, arg(name="")] = dataclasses.field(default_factory=lambda: PRESETS["tiny"])
 
     @classmethod
@@ -79,6 +81,7 @@ class Train(Command):
             self.out,
             preset=self.settings,
             size=self.size,
+            reading=self.reading,
             minutes=minutes,
             iterations=self.iterations,
             resume=self.resume,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zsem.data import arrays, deep
 from zsem.data.limits import DAMAGE, UnreadableImageError, check_claim
-from zsem.data.shaping import Depth, channels_last, fit, standard, to_channels, to_depth
+from zsem.data.shaping import Depth, channels_last, fit, sides, standard, to_channels, to_depth
 from zsem.values.errors import ZsemError
 
 EXTENSIONS = frozenset(
@@ -177,7 +177,7 @@ def load_image(
         else:
             array = decode(source if isinstance(source, bytes) else Path(source).read_bytes(), background)
         array = to_channels(array, channels)
-        array = array if size is None else fit(array, (size, size) if isinstance(size, int) else size)
+        array = array if size is None else fit(array, sides(size))
         array = array if depth is None else to_depth(array, depth)
     except UnreadableImageError as error:
         raise ZsemError(f"{name} cannot be read: {error}") from None

@@ -18,7 +18,7 @@ from zsem.data.decoding import EXTENSIONS, load_image
 from zsem.data.labels import TABLE, Split, Table
 from zsem.data.members import Source, natural_key
 from zsem.data.reading import File, Options, Original, Reading, agree, is_table, read_members, read_table_file
-from zsem.data.shaping import Depth, depth_of
+from zsem.data.shaping import Depth, depth_of, sides
 from zsem.data.sources import open_source
 from zsem.values.errors import ZsemError
 
@@ -162,9 +162,7 @@ def load_images(
     """
     if limit is not None and limit < 1:
         raise ZsemError(f"a limit of {limit} leaves no images: give 1 or more")
-    options = Options(
-        size=(size, size) if isinstance(size, int) else size, channels=channels, depth=depth, background=background
-    )
+    options = Options(size=None if size is None else sides(size), channels=channels, depth=depth, background=background)
     if options.size is not None and min(options.size) < 1:
         raise ZsemError(f"images of {options.size[0]} x {options.size[1]} pixels cannot be: give a size of 1 or more")
     opened = open_source(source, group=group)

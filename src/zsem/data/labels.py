@@ -105,11 +105,13 @@ class Table:
     names: of the attributes.
     rows: an attribute value for each name; NaN = missing.
     groups: the group (patient, slide, video) of an image, where it is known.
+    texts: columns that hold texts, and are neither.
     """
 
     names: list[str]
     rows: Mapping[str, Sequence[float]]
     groups: Mapping[str, str] = field(default_factory=dict)
+    texts: Sequence[str] = ()
 
     def columns(self, paths: Sequence[str], known: frozenset[str]) -> tuple[dict[str, np.ndarray], list[str]]:
         """A float32 column per attribute for `paths` (NaN = missing), and notes.
@@ -119,7 +121,7 @@ class Table:
         missing = [math.nan] * len(self.names)
         values = np.array([self.rows.get(path, missing) for path in paths], dtype=np.float32)
         values = values.reshape(len(paths), len(self.names))
-        notes = []
+        notes = [f"{TABLE} has texts in the column {name}, which is no attribute" for name in self.texts]
         if unknown := sorted(set(self.rows) - known):
             notes.append(f"{TABLE} has {len(unknown)} rows about images that are not there, e.g. {unknown[0]}")
         if bare := len(set(paths) - set(self.rows)):
@@ -130,7 +132,8 @@ class Table:
 def read_table(data: bytes, group: str | None = None) -> Table:
     """Read `attributes.csv`.
 
-    data: the file: a header, then rows of a relative path and 0/1 or real numbers; blank cells are missing.
+    data: the file: a header, then rows of a relative path and 0/1 or real numbers; blank cells are missing. A column
+        without any number is one of texts.
     group: the column whose texts say what belongs together; by default the one named `group`, where there is one.
 
     ZsemError: no columns, a row of another length, a path given twice, a cell that is not a number, no such group.
@@ -150,6 +153,7 @@ def read_table(data: bytes, group: str | None = None) -> Table:
     group = group or GROUP
     rows: dict[str, list[float]] = {}
     groups: dict[str, str] = {}
+    texts = _text_columns(lines[1:], header) - {group}
     for line, cells in enumerate(lines[1:], start=2):
         if not any(cell.strip() for cell in cells):
             continue
@@ -159,11 +163,30 @@ def read_table(data: bytes, group: str | None = None) -> Table:
         if path in rows:
             raise ZsemError(f"{TABLE} names {path} a second time in line {line}: remove one of the two")
         named = list(zip(names, cells[1:], strict=True))
-        rows[path] = [_number(cell, line, name) for name, cell in named if name != group]
+        rows[path] = [_number(cell, line, name) for name, cell in named if name not in {group, *texts}]
         for name, cell in named:
             if name == group and cell.strip():
                 groups[path] = cell.strip()
-    return Table(names=[name for name in names if name != group], rows=rows, groups=groups)
+    numbers = [name for name in names if name not in {group, *texts}]
+    return Table(names=numbers, rows=rows, groups=groups, texts=sorted(texts))
+
+
+def _text_columns(lines: Sequence[Sequence[str]], header: Sequence[str]) -> set[str]:
+    """The columns, but for the first, whose cells are blank or no numbers, and not all blank."""
+    numbers, texts = set(), set()
+    for cells in lines:
+        for name, cell in zip(header[1:], cells[1:], strict=False):
+            if cell.strip():
+                (numbers if _is_number(cell) else texts).add(name)
+    return texts - numbers
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def divided_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> list[str]:
@@ -175,15 +198,9 @@ def divided_groups(splits: Mapping[str, Split], groups: Mapping[str, str]) -> li
 
 def _number(cell: str, line: int, name: str) -> float:
     text = cell.strip()
-    try:
-        value = float(text) if text else math.nan
-    except ValueError:
-        value = math.inf
+    value = (float(text) if _is_number(text) else math.inf) if text else math.nan
     if math.isinf(value):
-        raise ZsemError(
-            f"{TABLE} has {text!r} in line {line}, column {name}: write a number, or leave the cell blank "
-            f"(only the column {GROUP}, or the one to group by, holds texts)"
-        )
+        raise ZsemError(f"{TABLE} has {text!r} in line {line}, column {name}: write a number, or leave the cell blank")
     return value
 
 

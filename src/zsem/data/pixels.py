@@ -42,6 +42,11 @@ def to_pil(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def displayable(pixels: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c2 h w"]:
+    """Images of any number of channels as grey or RGB: of several channels the first three, or the first of two."""
+    return pixels[:, : 3 if pixels.shape[1] >= 3 else 1]
+
+
 def from_pil(image: Image.Image) -> UInt8[Tensor, "c h w"]:
     """The pixels of a grey ("L", c = 1) or RGB (c = 3) Pillow image. ValueError for other modes."""
     if image.mode not in {"L", "RGB"}:

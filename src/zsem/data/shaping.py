@@ -18,6 +18,11 @@ LUMA = (0.299, 0.587, 0.114)
 """ITU-R 601-2, as Pillow weighs red, green and blue."""
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, of which squares are told by one number."""
+    return (size, size) if isinstance(size, int) else size
+
+
 def depth_of(array: np.ndarray) -> Depth:
     """The depth of an array of one of the four types."""
     return cast(Depth, array.dtype.name)
