@@ -132,3 +132,15 @@ def test_a_torch_data_set_is_trained_on(tmp_path, preset):
     pixels = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
     model = api.train(TensorDataset(pixels), tmp_path, preset=preset, iterations=2, say=lambda line: None)
     assert model.history["train_images"] == 7 and model.config.intensity == EIGHT_BITS
+
+
+def test_a_set_that_is_mapped_from_the_cache_trains_as_one_in_memory(tmp_path, preset, image_folder, monkeypatch):
+    monkeypatch.setenv("ZSEM_CACHE", str(tmp_path / "cache"))
+    in_memory = load_images(image_folder, size=16)
+    mapped = load_images(image_folder, size=16, memory=1000)
+    assert mapped.mapped and not in_memory.mapped
+    stamps = {
+        api.train(images, tmp_path / name, preset=preset, iterations=3, say=lambda line: None).stamp
+        for name, images in (("memory", in_memory), ("mapped", mapped))
+    }
+    assert len(stamps) == 1

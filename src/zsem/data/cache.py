@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from zsem.data.reading import Common, File, Original, Reading
+from zsem.data.reading import Common, Contents, File, Original, Reading
 from zsem.data.shaping import Depth, depth_of
 from zsem.data.sources import FileList, Source
 from zsem.values.errors import ZsemError
@@ -141,14 +141,14 @@ def find(source: Source, settings: str) -> Reading | None:
     return _open(home / name)
 
 
-def keep(source: Source, settings: str, rows: Iterable[np.ndarray], common: Common, reading: Reading) -> Reading:
-    """Write images to the cache, whole or not at all; the reading again, with these pixels, mapped from there.
+def keep(source: Source, settings: str, rows: Iterable[np.ndarray], common: Common, about: Contents) -> Reading:
+    """Write images to the cache, whole or not at all; the reading with these pixels, mapped from there.
 
     ZsemError: no room on the disk.
     """
-    number = sum(not file.reason for file in reading.files)
+    number = sum(not file.reason for file in about.files)
     if not source.files():
-        return replace(reading, pixels=unnamed(rows, number, common), mapped=True)
+        return Reading(contents=about, pixels=unnamed(rows, number, common), mapped=True)
     home = _home()
     partial = None
     try:
@@ -161,10 +161,10 @@ def keep(source: Source, settings: str, rows: Iterable[np.ndarray], common: Comm
         index = {
             "shape": [number, *common.shape],
             "depth": common.depth,
-            "names": reading.names,
-            "tables": {path: data.decode("latin-1") for path, data in reading.tables.items()},
-            "files": [asdict(file) for file in reading.files],
-            "notes": reading.notes,
+            "names": about.names,
+            "tables": {path: data.decode("latin-1") for path, data in about.tables.items()},
+            "files": [asdict(file) for file in about.files],
+            "notes": about.notes,
         }
         (partial / INDEX).write_text(json.dumps(index), "utf-8")
         (partial / ABOUT).write_text(json.dumps({"source": str(Path(source.name).absolute())}), "utf-8")
@@ -195,14 +195,9 @@ def _open(entry: Path) -> Reading | None:
             File(**{**about, "original": Original(**about["original"]) if about["original"] else None})
             for about in index["files"]
         ]
-        return Reading(
-            names=index["names"],
-            tables={path: text.encode("latin-1") for path, text in index["tables"].items()},
-            files=files,
-            pixels=pixels,
-            notes=index["notes"],
-            mapped=True,
-        )
+        tables = {path: text.encode("latin-1") for path, text in index["tables"].items()}
+        contents = Contents(names=index["names"], tables=tables, files=files, notes=index["notes"])
+        return Reading(contents=contents, pixels=pixels, mapped=True)
     except (OSError, ValueError, KeyError, TypeError):
         shutil.rmtree(entry, ignore_errors=True)
         return None

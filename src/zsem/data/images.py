@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from zsem.data import cache, labels
 from zsem.data.decoding import EXTENSIONS, load_image
 from zsem.data.labels import TABLE, Split, Table
 from zsem.data.members import Source, natural_key
-from zsem.data.reading import File, Options, Original, Reading, agree, is_table, read_members, read_table_file
+from zsem.data.reading import Contents, File, Options, Original, Reading, agree, is_table, read_members, read_table_file
 from zsem.data.shaping import Depth, depth_of, sides
 from zsem.data.sources import open_source
 from zsem.values.errors import ZsemError
@@ -171,7 +172,7 @@ def load_images(
     if reading is None:
         memory = cache.memory_for_pixels() if memory is None else memory
         reading = _read(opened, options, settings, memory, group=group, limit=limit, split=split, progress=progress)
-    _warn(opened.name, reading.files)
+    _warn(opened.name, reading.contents.files)
     return _assemble(opened, reading, group=group, split=split)
 
 
@@ -201,25 +202,25 @@ def _read(
         wanted = _wanted(opened, names, group, limit, split)
     total = 0 if wanted is None else sum(not is_table(path) for path in wanted)
     tables: dict[str, bytes] = {}
-    store, files, places = cache.Store(memory), {}, {}
-    for file, pixels in read_members(opened.members(wanted), tables, options, progress, total):
-        files[file.path] = file
-        if pixels is not None:
-            places[file.path] = len(store.kinds)
-            store.append(pixels)
-    names = [*files, *tables] if names is None else names
-    read = [files[path] for path in sorted(files, key=natural_key)]
-    _stop_where_hopeless(opened, read)
-    shapes = {path: store.kinds[place] for path, place in places.items()}
-    common, read, notes = agree(read, shapes, options, opened.name)
-    _stop_where_hopeless(opened, read)
-    order = [places[file.path] for file in read if not file.reason]
-    pixels = torch.empty(0, *common.shape) if store.spilled else cache.stacked(store.rows(order), len(order), common)
-    reading = Reading(names=names, tables=tables, files=read, pixels=pixels, notes=notes, mapped=False)
-    if store.spilled:
-        reading = cache.keep(opened, settings, store.rows(order), common, reading)
-    store.close()
-    return reading
+    files: dict[str, File] = {}
+    places: dict[str, int] = {}
+    with contextlib.closing(cache.Store(memory)) as store:
+        for file, pixels in read_members(opened.members(wanted), tables, options, progress, total):
+            files[file.path] = file
+            if pixels is not None:
+                places[file.path] = len(store.kinds)
+                store.append(pixels)
+        read = [files[path] for path in sorted(files, key=natural_key)]
+        _stop_where_hopeless(opened, read)
+        shapes = {path: store.kinds[place] for path, place in places.items()}
+        common, read, notes = agree(read, shapes, options, opened.name)
+        _stop_where_hopeless(opened, read)
+        order = [places[file.path] for file in read if not file.reason]
+        names = [*files, *tables] if names is None else names
+        about = Contents(names=names, tables=tables, files=read, notes=notes)
+        if store.spilled:
+            return cache.keep(opened, settings, store.rows(order), common, about)
+        return Reading(contents=about, pixels=cache.stacked(store.rows(order), len(order), common), mapped=False)
 
 
 def _wanted(
@@ -280,18 +281,19 @@ def _warn(name: str, files: Sequence[File]) -> None:
 
 
 def _assemble(opened: Source, reading: Reading, *, group: str | None, split: str | None) -> ImageSet:
-    wrap = _wrap(opened, reading.names)
-    good = {file.path.removeprefix(wrap): file for file in reading.files if not file.reason}
-    skipped = [(file.path.removeprefix(wrap), file.reason) for file in reading.files if file.reason]
-    known = [path.removeprefix(wrap) for path in _images(reading.names)]
+    about = reading.contents
+    wrap = _wrap(opened, about.names)
+    good = {file.path.removeprefix(wrap): file for file in about.files if not file.reason}
+    skipped = [(file.path.removeprefix(wrap), file.reason) for file in about.files if file.reason]
+    known = [path.removeprefix(wrap) for path in _images(about.names)]
     broken = {path for path, _ in skipped}
     readable = [path for path in known if path not in broken]
-    table = _table(opened, reading.tables.get(wrap + TABLE), group)
+    table = _table(opened, about.tables.get(wrap + TABLE), group)
     groups = _groups(table, group, opened.name)
     split_of = dict(zip(readable, labels.splits(readable, groups), strict=True))
     class_names, numbers = labels.classes(readable)
     class_of = dict(zip(readable, numbers, strict=True))
-    notes = list(reading.notes)
+    notes = list(about.notes)
     if stray := labels.outside_splits(readable):
         notes.append(f"{len(stray)} images outside train, val and test are training images, e.g. {stray[0]}")
     if divided := labels.divided_groups(split_of, groups):

@@ -160,6 +160,12 @@ def _as_array(content: Content, background: str) -> np.ndarray:
         raise UnreadableImageError(f"damaged ({error or type(error).__name__})") from None
 
 
+def as_picture(content: Content) -> Image.Image:
+    """An upright RGB picture of 8 bits, transparent pixels white. UnreadableImageError: damaged, or of another kind."""
+    array = to_depth(to_channels(_as_array(content, "white"), 3), "uint8")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
 def _sha256(content: Content, array: np.ndarray) -> str:
     """The checksum of a file's bytes, or where there is no file, of shape, type and values."""
     if isinstance(content, bytes):
@@ -219,19 +225,28 @@ def agree(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """All that was read of a source.
+class Contents:
+    """What was found in a source, but for the pixels.
 
     names: the paths of all images and tables there, read or not.
     tables: attribute tables by path.
     files: every image that was asked for, in natural order.
-    pixels: [n, c, h, w] of those without a reason.
-    mapped: the pixels lie in a file, not in memory.
     """
 
     names: list[str]
     tables: dict[str, bytes]
     files: list[File]
-    pixels: Shaped[Tensor, "n c h w"]
     notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """All that was read of a source.
+
+    pixels: [n, c, h, w] of the files without a reason.
+    mapped: the pixels lie in a file, not in memory.
+    """
+
+    contents: Contents
+    pixels: Shaped[Tensor, "n c h w"]
     mapped: bool
