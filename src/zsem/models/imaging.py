@@ -204,9 +204,9 @@ class ImageModel(Model):
             )
 
 
-def check_size(size: int, name: str, multiple: int) -> None:
+def check_size(size: int | tuple[int, int], name: str, multiple: int) -> None:
     """Raise ZsemError where a network's levels cannot halve images of this size."""
-    if size % multiple:
+    if any(side % multiple for side in sides(size)):
         raise ZsemError(f"image size {size} does not fit the {name}: it must be a multiple of {multiple}")
 
 
