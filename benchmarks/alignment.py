@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 from zsem.data.align import SUPERSAMPLING, align, ffhq_quad, five_points, side
-from zsem.data.decoding import decode
 from zsem.data.pixels import from_pil, grid, save_png
+from zsem.data.reading import as_picture
 from zsem.data.sources import open_source
 from zsem.nets.faces import FaceFinder
 
@@ -104,7 +104,7 @@ def measure(
     crops = []
     number = judged = 0
     for member in open_source(photos).members():
-        image = decode(member.read()).convert("RGB").rotate(turn, Image.Resampling.BICUBIC)
+        image = as_picture(member.read()).rotate(turn, Image.Resampling.BICUBIC)
         number += 1
         dlibs = judge.points(image) if judge else None
         judged += dlibs is not None

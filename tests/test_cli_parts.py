@@ -8,30 +8,31 @@ import torch
 from PIL import Image
 
 from zsem.cli.command import Report
-from zsem.cli.images import chunks, png_names, save_images, save_picture
+from zsem.cli.images import chunks, file_stems, save_images, save_picture
 from zsem.cli.reconstruct import table_row
 from zsem.cli.train import chosen_preset
+from zsem.data.intensity import EIGHT_BITS
 from zsem.data.pixels import from_pil
 from zsem.training.presets import PRESETS
 
 
 def test_names_of_pictures_stay_inside_the_folder_and_apart():
     paths = ["a/1.jpg", "a/1.png", "A/1.PNG", "../../etc/passwd", "/root/x.png", "C:\\pictures\\y.bmp", "..", "b.c/d"]
-    names = png_names(paths, len(paths))
-    assert names[:2] == ["a/1.png", "a/1-2.png"]
-    assert names[3:] == ["etc/passwd.png", "root/x.png", "pictures/y.png", "image.png", "b.c/d.png"]
+    names = file_stems(paths, len(paths))
+    assert names[:2] == ["a/1", "a/1-2"]
+    assert names[3:] == ["etc/passwd", "root/x", "pictures/y", "image", "b.c/d"]
     assert len({name.casefold() for name in names}) == len(paths)
-    assert png_names([], 2) == ["000000.png", "000001.png"]
+    assert file_stems([], 2) == ["000000", "000001"]
 
 
 def test_a_name_that_another_image_takes_by_chance():
-    names = png_names(["a.jpg", "a.png", "a-2.png"], 3)
+    names = file_stems(["a.jpg", "a.png", "a-2.png"], 3)
     assert len(set(names)) == 3
 
 
 def test_saved_images_are_the_rounded_ones(tmp_path):
     images = torch.linspace(-1.2, 1.2, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
-    save_images(tmp_path, ["deep/a.png", "b.png"], images)
+    save_images(tmp_path, ["deep/a", "b"], images, EIGHT_BITS)
     expected = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     for name, image in zip(["deep/a.png", "b.png"], expected, strict=True):
         with Image.open(tmp_path / name) as written:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zsem.api import load, train
     from zsem.data.images import ImageSet, load_images
+    from zsem.data.intensity import Intensity
     from zsem.data.pixels import to_uint8
     from zsem.diffusion.denoiser import NetworkDenoiser, bind
     from zsem.diffusion.guidance import Extrapolate
     from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
     from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.training.images import ImageOptions
     from zsem.values.codes import Codes, Noise
     from zsem.values.direction import Direction
     from zsem.values.errors import ZsemError
@@ -28,11 +30,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "zsem.api": ("load", "train"),
     "zsem.data.images": ("ImageSet", "load_images"),
+    "zsem.data.intensity": ("Intensity",),
     "zsem.data.pixels": ("to_uint8",),
     "zsem.diffusion.denoiser": ("NetworkDenoiser", "bind"),
     "zsem.diffusion.guidance": ("Extrapolate",),
     "zsem.diffusion.schedule": ("NoiseSchedule", "TimeGrid"),
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
+    "zsem.training.images": ("ImageOptions",),
     "zsem.values.codes": ("Codes", "Noise"),
     "zsem.values.direction": ("Direction",),
     "zsem.values.errors": ("ZsemError",),
@@ -46,7 +50,9 @@ __all__ = [
     "DiffusionAutoencoder",
     "Direction",
     "Extrapolate",
+    "ImageOptions",
     "ImageSet",
+    "Intensity",
     "NetworkDenoiser",
     "Noise",
     "NoiseSchedule",

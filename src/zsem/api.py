@@ -29,6 +29,7 @@ from zsem.training.ema import WIDEST
 from zsem.training.environment import describe
 from zsem.training.environment import note as note_session
 from zsem.training.estimate import Estimate, measure
+from zsem.training.images import ImageOptions, Source
 from zsem.training.loop import Loop
 from zsem.training.machine import default_device
 from zsem.training.pictures import sample_sheet
@@ -44,6 +45,7 @@ SHOWN_IMAGES = 8  # images in the pictures of a training
 FEW_IMAGES = 500  # training images, below which a user is warned
 CHOICE_IMAGES = 128  # held-out images by which the length of an average is chosen
 WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.25)  # lengths that are tried then
+READ_PLAINLY = ImageOptions()
 
 
 @overload
@@ -134,11 +136,12 @@ def complete(model: DiffusionAutoencoder, found: Imported, out: Path) -> Diffusi
 
 
 def train(
-    data: str | Path | ImageSet,
+    data: Source,
     out: str | Path,
     *,
     preset: str | Path | Preset = "tiny",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    reading: ImageOptions = READ_PLAINLY,
     minutes: float | None = None,
     iterations: int | None = None,
     resume: bool = False,
@@ -151,11 +154,14 @@ def train(
 ) -> DiffusionAutoencoder:
     """Train a diffusion autoencoder on images and nothing else; returns the averaged model, which `out` then holds.
 
-    data: a folder, an archive (tar, zip), or an ImageSet. Channels (grey or colour) follow the images.
+    data: a folder, an archive (tar, zip) or a table of images (see `load_images`), an ImageSet, or a torch Dataset.
+        Channels and depth follow the images.
     preset: a name of `zsem.training.presets.PRESETS`, a JSON file (see `find_preset`), or a Preset of one's own.
-    size: side of the images in pixels; by default the preset's.
+    size: side of the images in pixels, or height and width; by default the preset's.
+    reading: how the images are read: shape kept, intensity policy, groups.
     minutes, iterations: one of the two, counted over all resumes.
-    resume: go on with the training that `out` holds, with its own preset, size, init and limit, on the same images.
+    resume: go on with the training that `out` holds, with its own preset, size, reading, init and limit, on the same
+        images.
     init: a model whose weights to start from; its configuration is used.
     snapshots: minutes after which a copy of the averaged model is kept under `out`/snapshots.
     limit: use at most so many images, evenly spread.
@@ -169,7 +175,7 @@ def train(
     time_goal(iterations, minutes)
     if not resume and any((out / name).exists() for name in ("run.json", "config.json")):
         raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
-    plan = stored_plan(out) if resume else first_plan(preset, size, init, limit)
+    plan = stored_plan(out) if resume else first_plan(preset, size, reading, init, limit)
     images, plan = images_for(data, plan, resume=resume)
     loop, batches = assemble(images, plan, out, say)
     with ExitStack() as stack:
@@ -191,10 +197,11 @@ def train(
 
 
 def estimate(
-    data: str | Path | ImageSet,
+    data: Source,
     *,
     preset: str | Path | Preset = "tiny",
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    reading: ImageOptions = READ_PLAINLY,
     init: str | Path | None = None,
     limit: int | None = None,
 ) -> Estimate:
@@ -202,7 +209,7 @@ def estimate(
 
     Arguments and errors as for `train`.
     """
-    images, plan = images_for(data, first_plan(preset, size, init, limit), resume=False)
+    images, plan = images_for(data, first_plan(preset, size, reading, init, limit), resume=False)
     with TemporaryDirectory() as folder:
         loop, batches = assemble(images, plan, Path(folder), lambda _: None)
         return measure(loop, batches)
@@ -212,7 +219,7 @@ def choose_average(
     run: str | Path,
     *,
     sigma_rel: float | None = None,
-    data: str | Path | ImageSet | None = None,
+    data: Source | None = None,
     out: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> DiffusionAutoencoder:
@@ -241,7 +248,7 @@ def choose_average(
     use_average(model, kept, best)
     model.history["ema"] = {"sigma_rel": best, "tried": {f"{width:g}": tried[width] for width in tried}}
     model.history["validation"] = judge(model, images, plan)
-    model.measure_codes(images.split("train").pixels, images.held_out().pixels)
+    model.measure_codes(images.split("train"), images.held_out())
     model.save(run / "ema" / f"{best:g}" if out is None else out)
     return model
 
@@ -256,10 +263,16 @@ def use_average(model: DiffusionAutoencoder, kept: list[posthoc.Source], sigma_r
     return distance
 
 
-def first_plan(preset: str | Path | Preset, size: int | None, init: str | Path | None, limit: int | None) -> Plan:
+def first_plan(
+    preset: str | Path | Preset,
+    size: int | tuple[int, int] | None,
+    reading: ImageOptions,
+    init: str | Path | None,
+    limit: int | None,
+) -> Plan:
     """What a new training begins with."""
     config = None if init is None else load(init, kind=DiffusionAutoencoder, device="cpu").config
-    return new_plan(preset, size, init=None if init is None else str(init), config=config, limit=limit)
+    return new_plan(preset, size, reading=reading, init=None if init is None else str(init), config=config, limit=limit)
 
 
 def small_set(images: ImageSet) -> list[str]:
@@ -283,14 +296,17 @@ def assemble(images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None]
     config, settings = plan.preset.model, plan.preset.training
     model = first_model(config, settings.seed, plan.init)
     model.history = {"data": str(images.source), "train_images": len(training)}
+    if plan.reading.group is not None:
+        model.history["group"] = plan.reading.group
 
     def measure(average: Model, everything: bool) -> None:
         assert isinstance(average, DiffusionAutoencoder)
-        average.measure_codes(training.pixels if everything else training.pixels[:MEASURED_IMAGES], held_out.pixels)
+        some = training if everything else training.subset(range(min(MEASURED_IMAGES, len(training))))
+        average.measure_codes(some, held_out)
 
     def picture(average: Model, path: Path) -> None:
         assert isinstance(average, DiffusionAutoencoder)
-        sample_sheet(average, held_out.pixels[:SHOWN_IMAGES], path)
+        sample_sheet(average, held_out.subset(range(min(SHOWN_IMAGES, len(held_out)))), path)
 
     def validation(average: Model) -> dict[str, Any]:
         assert isinstance(average, DiffusionAutoencoder)
@@ -323,7 +339,7 @@ def judge(model: DiffusionAutoencoder, images: ImageSet, plan: Plan) -> dict[str
     judged = images.held_out().limit(plan.preset.training.validation_images)
     figures = asdict(validate(model, judged, plan.preset.objective.weighting))
     if len(judged) > 1:
-        figures["z"] = asdict(health_of_z(model, judged))
+        figures["z"] = asdict(health_of_z(model, judged, unconditional=plan.preset.objective.z_dropout > 0))
     return figures
 
 

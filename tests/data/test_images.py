@@ -258,3 +258,93 @@ def test_oddities_that_pillow_only_warns_of_are_no_noise(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert len(load_images(tmp_path, size=8)) == 1
+
+
+def test_nothing_is_resized_where_no_size_is_given(tmp_path):
+    arrays = list(RNG.integers(0, 256, (4, 100, 75, 3), dtype=np.uint8))
+    write(tmp_path / "a", {f"{i}.png": png(array) for i, array in enumerate(arrays)})
+    images = load_images(tmp_path / "a", size=None)
+    assert images.size == (100, 75) and np.array_equal(images.pixels.permute(0, 2, 3, 1).numpy(), np.stack(arrays))
+    assert torch.equal(load_images(tmp_path / "a", size=(100, 75)).pixels, images.pixels)
+    assert load_images(tmp_path / "a", size=(20, 30)).size == (20, 30)
+    write(tmp_path / "a", {"odd.png": png(arrays[0][:75])})
+    with pytest.raises(ZsemError, match=r"75 x 75 \(odd\.png\), 100 x 75 \(0\.png\): give a size for all of them"):
+        load_images(tmp_path / "a", size=None)
+    with pytest.raises(ZsemError, match="images of 0 x 0 pixels cannot be"):
+        load_images(tmp_path / "a", size=0)
+
+
+def test_sixteen_bit_files_are_kept_as_they_are(tmp_path):
+    deep = RNG.integers(0, 65536, (4, 8, 8)).astype(np.uint16)
+    write(tmp_path, {f"{i}.png": png(array) for i, array in enumerate(deep)})
+    images = load_images(tmp_path, size=8)
+    assert images.depth == "uint16" and np.array_equal(images.pixels[:, 0].numpy(), deep)
+    assert images.originals[2].low == deep[2].min() and images.originals[2].high == deep[2].max()
+    assert torch.equal(images.subset([2]).pixels, images.pixels[2:3])
+    assert torch.equal(load_image(tmp_path / "1.png", 8, 1, depth=None), images.pixels[1])
+    with pytest.raises(ZsemError, match=r"0\.png is an image of uint16 values, where uint8 is wanted"):
+        load_images(tmp_path, size=8, depth="uint8")
+
+
+def test_eight_bits_join_sixteen_and_other_depths_stay_apart(tmp_path):
+    eight, deep = colours(1)[0][..., 0], RNG.integers(0, 65536, (8, 8)).astype(np.uint16)
+    write(tmp_path, {"a.png": png(eight), "b.png": png(deep)})
+    images = load_images(tmp_path, size=8)
+    assert np.array_equal(images.pixels[0, 0].numpy(), eight.astype(np.uint16) * 257)
+    assert np.array_equal(images.pixels[1, 0].numpy(), deep)
+    assert "images of 8 and of 16 bits, uint16 (b.png), uint8 (a.png): all are taken as 16 bits" in images.notes[0]
+    np.save(tmp_path / "c.npy", deep / 7)
+    with pytest.raises(
+        ZsemError, match=r"several depths, float32 \(c\.npy\), uint16 \(b\.png\), uint8 \(a\.png\): conv"
+    ):
+        load_images(tmp_path, size=8)
+
+
+def test_transparency_shows_the_chosen_background(tmp_path):
+    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(tmp_path / "a.png")
+    assert load_images(tmp_path, size=8, background="#0000ff").pixels[0, :, 0, 0].tolist() == [0, 0, 255]
+    with pytest.raises(ZsemError, match="no colour 'bluish'"):
+        load_images(tmp_path, size=8, background="bluish")
+
+
+@pytest.mark.parametrize("pack_as", [None, "set.tar.gz", "set.zip"])
+def test_groups_are_never_divided_by_splits_or_limits(tmp_path, pack_as):
+    files = {f"{i:02d}.png": png(array) for i, array in enumerate(colours(60))}
+    table = "path,slide\n" + "".join(f"{path},S{i // 6}\n" for i, path in enumerate(files))
+    files["attributes.csv"] = table.encode()
+    source = pack(tmp_path / pack_as, files) if pack_as else write(tmp_path / "set", files)
+    images = load_images(source, size=8, group="slide")
+    assert images.groups == [f"S{i // 6}" for i in range(60)] and images.attributes == {} and images.notes == []
+    split = dict(zip(images.groups, images.splits, strict=True))
+    assert [split[group] for group in images.groups] == images.splits and set(split.values()) == {"train", "val"}
+    assert_same(load_images(source, size=8, group="slide", split="val"), images.split("val"))
+    assert_same(load_images(source, size=8, group="slide", limit=12), images.limit(12))
+    assert load_images(source, size=8).notes == ["attributes.csv has texts in the column slide, which is no attribute"]
+
+
+def test_a_group_column_without_a_table_and_groups_that_folders_divide(tmp_path):
+    write(
+        tmp_path, {f"{split}/{i}.png": png(array) for split in ("train", "test") for i, array in enumerate(colours(2))}
+    )
+    with pytest.raises(ZsemError, match=r"has no attributes.csv with a column 'slide' to group by"):
+        load_images(tmp_path, size=8, group="slide")
+    (tmp_path / "attributes.csv").write_text("path,group\ntrain/0.png,x\ntest/0.png,x\ntrain/1.png,y\ntest/1.png,\n")
+    assert load_images(tmp_path, size=8).notes == ["the folders put images of 1 groups into several splits, e.g. of x"]
+
+
+def test_too_many_broken_images_stop_the_reading(tmp_path):
+    good = {f"good{i}.png": png(array) for i, array in enumerate(colours(10))}
+    write(tmp_path, {**good, **{f"bad{i}.png": b"x" for i in range(9)}})
+    with pytest.warns(UserWarning, match="9 of 19 images"):
+        assert len(load_images(tmp_path, size=8)) == 10
+    write(tmp_path, {f"bad{i}.png": b"x" for i in range(11)})
+    with pytest.raises(
+        ZsemError, match=r"11 of 21 images of .* cannot be read, e.g. bad0.png is not an image: mend them"
+    ):
+        load_images(tmp_path, size=8)
+
+
+def test_a_few_broken_images_are_no_reason_to_stop(tmp_path):
+    write(tmp_path, {"a.png": png(colours(1)[0]), **{f"bad{i}.png": b"x" for i in range(9)}})
+    with pytest.warns(UserWarning, match="9 of 10 images"):
+        assert len(load_images(tmp_path, size=8)) == 1

@@ -73,7 +73,7 @@ def test_wrapping_folder():
 
 
 def read(text: str, paths: list[str], known: list[str] | None = None):
-    return labels.attribute_table(text.encode(), paths, frozenset(known or paths))
+    return labels.read_table(text.encode()).columns(paths, frozenset(known or paths))
 
 
 def test_attributes_are_read_in_the_order_of_the_images():
@@ -98,7 +98,7 @@ def test_rows_about_images_that_are_there_but_not_wanted_need_no_note():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("path,smile\na.png,yes\n", "'yes' in line 2, column smile: write a number"),
+        ("path,smile\nb.png,1\na.png,yes\n", "'yes' in line 3, column smile: write a number"),
         ("path,smile\n\na.png,inf\n", "'inf' in line 3, column smile"),
         ("path,smile\na.png,1,2\n", "3 cells in line 2, but 2 in its first line"),
         ("path,smile\na.png,1\na.png,0\n", "names a.png a second time in line 3"),
@@ -114,7 +114,7 @@ def test_errors_in_a_table_name_line_and_column(text, sentence):
 
 def test_a_table_that_is_not_utf8_is_refused():
     with pytest.raises(ZsemError, match="UTF-8"):
-        labels.attribute_table("path,größe\n".encode("latin-1"), ["a.png"], frozenset())
+        labels.read_table("path,größe\n".encode("latin-1"))
 
 
 @settings(deadline=None, max_examples=100)
@@ -131,3 +131,61 @@ def test_spread_is_even_and_proportional():
     chosen = labels.spread(groups, 100)
     assert sum(groups[i] == "val" for i in chosen) == 10
     assert set(np.diff(chosen[:90])) == {10}
+
+
+GROUPED = "path,age,patient\n" + "".join(f"scans/{i:03d}.png,{i},P{i // 5}\n" for i in range(300))
+
+
+def test_no_group_is_in_two_splits():
+    paths = [f"scans/{i:03d}.png" for i in range(300)]
+    table = labels.read_table(GROUPED.encode(), "patient")
+    assert table.names == ["age"] and table.groups["scans/007.png"] == "P1"
+    split = dict(zip(paths, labels.splits(paths, table.groups), strict=True))
+    assert set(split.values()) == {"train", "val"}
+    assert labels.divided_groups(split, table.groups) == []
+    assert labels.divided_groups(dict(zip(paths, labels.splits(paths), strict=True)), table.groups) != []
+
+
+def test_a_groups_split_does_not_depend_on_other_images():
+    paths = [f"scans/{i:03d}.png" for i in range(300)]
+    groups = labels.read_table(GROUPED.encode(), "patient").groups
+    split = dict(zip(paths, labels.splits(paths, groups), strict=True))
+    some = [path for i, path in enumerate(paths) if i % 5 == 0]
+    assert labels.splits(some, groups) == [split[path] for path in some]
+    renamed = [f"other/{i}.png" for i in range(300)]  # the same patients, other files
+    again = labels.splits(renamed, {name: groups[path] for name, path in zip(renamed, paths, strict=True)})
+    assert again == list(split.values())
+
+
+def test_two_groups_are_enough_to_hold_one_out_and_one_is_not():
+    paths = [f"{i}.png" for i in range(6)]
+    for name in "abcdefgh":
+        split = labels.splits(paths, {path: f"{name}{i % 2}" for i, path in enumerate(paths)})
+        assert split[0::2] in (["train"] * 3, ["val"] * 3) and split[0] != split[1]
+        assert len(set(labels.splits(paths, dict.fromkeys(paths, name)))) == 1
+
+
+def test_images_without_a_group_are_split_by_themselves():
+    table = labels.read_table(b"path,group\na.png,x\nb.png,\nc.png,x\n")
+    assert table.names == [] and table.groups == {"a.png": "x", "c.png": "x"}
+    assert table.columns(["a.png"], frozenset(["a.png", "b.png", "c.png"])) == ({}, [])
+
+
+def test_folders_that_divide_a_group_can_be_named():
+    paths = ["train/1.png", "test/2.png", "train/3.png"]
+    split = dict(zip(paths, labels.splits(paths), strict=True))
+    assert labels.divided_groups(split, {"train/1.png": "x", "test/2.png": "x", "train/3.png": "y"}) == ["x"]
+
+
+def test_a_group_that_is_no_column_is_refused_with_those_there_are():
+    with pytest.raises(ZsemError, match="no column 'slide' to group by: choose one of age, patient"):
+        labels.read_table(GROUPED.encode(), "slide")
+
+
+def test_a_column_of_texts_is_no_attribute_and_is_noted():
+    table = labels.read_table(GROUPED.encode())
+    assert table.names == ["age"] and table.texts == ["patient"] and table.groups == {}
+    paths = [f"scans/{i:03d}.png" for i in range(300)]
+    assert table.columns(paths, frozenset(paths))[1] == [
+        "attributes.csv has texts in the column patient, which is no attribute"
+    ]

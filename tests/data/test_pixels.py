@@ -1,9 +1,12 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from zsem.data.pixels import from_pil, from_uint8, grid, save_png, to_pil, to_uint8
+from zsem.data.decoding import load_image
+from zsem.data.pixels import from_pil, from_uint8, grid, picture_suffix, save_pixels, save_png, to_pil, to_uint8
 from zsem.values.errors import ZsemError
 
 
@@ -82,3 +85,41 @@ def test_save_png_that_fails_leaves_the_old_file_and_says_one_sentence(tmp_path,
     with pytest.raises(ZsemError, match=r"a\.png could not be written: No space left on device"):
         save_png(torch.zeros(1, 4, 4, dtype=torch.uint8), path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"] and np.asarray(Image.open(path)).max() == 7
+
+
+@pytest.mark.parametrize(
+    ("depth", "channels", "suffix"),
+    [
+        ("uint8", 1, ".png"),
+        ("uint8", 3, ".png"),
+        ("uint8", 2, ".npy"),
+        ("uint8", 7, ".npy"),
+        ("uint16", 1, ".png"),
+        ("uint16", 3, ".tiff"),
+        ("uint16", 4, ".npy"),
+        ("int16", 1, ".tiff"),
+        ("int16", 3, ".tiff"),
+        ("float32", 1, ".tiff"),
+        ("float32", 3, ".tiff"),
+        ("float32", 5, ".npy"),
+    ],
+)
+def test_every_depth_has_a_file_that_gives_it_back(tmp_path, depth, channels, suffix):
+    values = torch.randn(channels, 9, 11) * 40 if depth == "float32" else torch.randint(0, 256, (channels, 9, 11)) * 100
+    pixels = values.to(getattr(torch, depth))
+    path = save_pixels(pixels, tmp_path / "new" / "scan.2")
+    assert path.name == f"scan.2{suffix}" and [file.name for file in path.parent.iterdir()] == [path.name]
+    assert torch.equal(load_image(path, None, channels, depth=None), pixels)
+
+
+def test_without_tifffile_deep_colours_are_arrays(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    assert picture_suffix("uint16", 3) == ".npy" and picture_suffix("float32", 1) == ".tiff"
+    pixels = torch.randn(1, 9, 11)
+    assert torch.equal(load_image(save_pixels(pixels, tmp_path / "a"), None, 1, depth=None), pixels)
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ZsemError, match="file could not be made"):
+        save_pixels(torch.zeros(1, 2, 2, dtype=torch.uint16), tmp_path / "file" / "a")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from zsem.data.intensity import Intensity, full_range
 from zsem.data.pixels import from_uint8
 from zsem.metrics.reconstruction import Reconstruction, ssim
 from zsem.values import draws
@@ -115,3 +116,18 @@ def test_mistakes_are_named():
     # A ValueError in use; the shape annotations speak first while tests run
     with pytest.raises((ValueError, TypeError), match=r"differ in shape|Float\[Tensor, 'b c h w'\]"):
         Reconstruction().update(torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8))
+
+
+def test_identical_is_told_at_the_depth_of_the_images():
+    values = torch.from_numpy(draws.generator(5).integers(0, 65536, (2, 1, 20, 20)).astype(np.uint16))
+    intensity = full_range("uint16")
+    x = intensity.normalise(values)
+    for shift, deep, eight in ((1e-5, 1.0, 0.9), (4e-5, 0.0, 0.9)):  # a step of 16 bits is 3.05e-5
+        found = []
+        for metric in (Reconstruction(intensity), Reconstruction()):
+            metric.update(x, x + shift)
+            found.append(metric.compute().identical)
+        assert found[0] == pytest.approx(deep, abs=0.01) and found[1] > eight
+    floats = Reconstruction(Intensity(kind="window", low=0.0, high=1.0, depth="float32"))
+    floats.update(x, x + 1e-6)
+    assert floats.compute().identical == 1

@@ -218,5 +218,5 @@ def test_wrong_requests_are_told_in_a_sentence(small_model, pixels):
         small_model.encode(pixels, steps=0)
     with pytest.raises(ZsemError, match=r"\[n, 3, 16, 16\]"):
         small_model.encode(pixels[:, :, :8])
-    with pytest.raises(ZsemError, match="multiple of"):
-        DiffusionAutoencoder(type(small_model.config)(image_size=30))
+    with pytest.raises(ZsemError, match="image size 0 is none: give 1 pixel or more"):
+        DiffusionAutoencoder(type(small_model.config)(image_size=0))

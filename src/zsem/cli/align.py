@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, progress
-from zsem.cli.images import png_names
+from zsem.cli.images import file_stems
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from zsem.data.landmarks import Points
-    from zsem.data.sources import Member, Source
+    from zsem.data.members import Member, Source
 
 MODELS = "ZSEM_FACE_MODELS"
 """Environment variable for the folder of the face networks."""
@@ -128,20 +128,21 @@ class Align(Command):
     def _cut(self, source: Source, members: list[str], paths: dict[str, str], find: Find) -> Faces:
         """Find, align and write the faces of `members`; paths: as `image_paths` gives them."""
         # Names among all images, so that --limit changes none
-        names = dict(zip(paths, png_names(list(paths.values()), len(paths)), strict=True))
+        stems = dict(zip(paths, file_stems(list(paths.values()), len(paths)), strict=True))
         faces = Faces()
         with progress("aligning") as done:
             for count, member in enumerate(source.members(frozenset(members)), start=1):
-                self._cut_one(member, paths[member.path], PurePosixPath(names[member.path]), find, faces)
+                self._cut_one(member, paths[member.path], stems[member.path], find, faces)
                 done(count, len(members))
         return faces
 
-    def _cut_one(self, member: Member, path: str, name: PurePosixPath, find: Find, faces: Faces) -> None:
-        from zsem.data.decoding import UnreadableImageError, decode
+    def _cut_one(self, member: Member, path: str, stem: str, find: Find, faces: Faces) -> None:
+        from zsem.data.limits import UnreadableImageError
         from zsem.data.pixels import save_png
+        from zsem.data.reading import as_picture
 
         try:
-            image = decode(member.read()).convert("RGB")
+            image = as_picture(member.read())
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             faces.skipped.append((path, reason or str(error)))
@@ -150,7 +151,7 @@ class Align(Command):
         if not found:
             faces.without.append(path)
         for rank, (points, crop) in enumerate(self._crops(path, image, found, faces.skipped), start=1):
-            save_png(crop, Path(self.out) / (name.with_stem(f"{name.stem}-{rank}") if self.all_faces else name))
+            save_png(crop, Path(self.out) / f"{stem}{f'-{rank}' if self.all_faces else ''}.png")
             faces.found.append((path, points))
 
     def _crops(
@@ -181,7 +182,7 @@ def image_paths(source: Source) -> dict[str, str]:
     """The images of `source` in natural order: the path of each there, and without a folder that wraps everything."""
     from zsem.data.decoding import EXTENSIONS
     from zsem.data.labels import wrapping_folder
-    from zsem.data.sources import natural_key
+    from zsem.data.members import natural_key
 
     names = source.paths()
     wrap = wrapping_folder(names) if source.wrapped else ""

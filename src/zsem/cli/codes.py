@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, progress
-from zsem.cli.images import Choice, chunks, open_autoencoder, open_images, png_names, save_images
+from zsem.cli.images import Choice, chunks, file_stems, open_autoencoder, open_images, save_images
 from zsem.values.errors import ZsemError
 
 CHUNK = 256
@@ -72,7 +72,7 @@ class Decode(Command):
     codes: Annotated[Positional[str], arg(metavar="FILE")]
     """file that `zsem encode` wrote"""
     out: Annotated[str, arg(metavar="DIR")]
-    """folder for the PNG files, named like the images they come from"""
+    """folder for the images, named like those they come from, in their depth: PNG, else TIFF or npy"""
     seed: int = 0
     """seed of the fresh noise"""
     limit: int | None = None
@@ -88,11 +88,11 @@ class Decode(Command):
         if codes.noise is None:
             # Drawn for all at once: a code's noise must not depend on the chunk that it falls into
             codes = model.vary(codes, seed=self.seed)
-        names = png_names(codes.paths, len(codes))
+        stems = file_stems(codes.paths, len(codes))
         started = time.perf_counter()
         with progress("decoding") as done:
             for rows in chunks(len(codes), CHUNK):
-                save_images(Path(self.out), names[rows], model.decode(codes[rows]))
+                save_images(Path(self.out), stems[rows], model.decode(codes[rows]), model.config.intensity)
                 done(rows.stop, len(codes))
         seconds = time.perf_counter() - started
         figures = {"n": len(codes), "seconds": seconds, "out": self.out}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report, progress
+
+if TYPE_CHECKING:
+    from zsem.data.images import ImageSet
 
 LISTED = 12
 """How many sizes or classes are listed for people."""
@@ -71,65 +73,77 @@ class Digits(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class DataInfo(Command):
-    """Count the images of a folder or archive: sizes, splits, classes, attributes, and files that cannot be read."""
+    """Count what a set of images holds: sizes, depths, splits, classes, attributes, groups, broken files."""
 
     path: Annotated[Positional[str], arg(metavar="PATH")]
-    """folder, archive or file of images"""
+    """folder, archive or file of images; Parquet tables, npz or idx files"""
     limit: int | None = None
     """only so many images, evenly spaced over the splits"""
+    group: str | None = None
+    """column of attributes.csv that names what belongs together; by default the one named group"""
 
     def run(self) -> Report:
-        import numpy as np
-
         from zsem.data.images import load_images
 
         # The side does not matter for counting; a small one keeps the memory small
         with progress("reading") as done:
-            images = load_images(self.path, size=8, limit=self.limit, progress=done)
-        classes = Counter(images.class_names[i] for i in images.classes.tolist() if i >= 0)
-        attributes = {
-            name: {"mean": float(np.nanmean(values)), "missing": int(np.isnan(values).sum())}
-            for name, values in images.attributes.items()
-            if not np.isnan(values).all()
-        }
-        figures = {
-            "n": len(images),
-            "channels": images.channels,
-            "sizes": dict(original_sizes(self.path).most_common()),
-            "splits": dict(Counter(images.splits)),
-            "classes": dict(classes),
-            "attributes": attributes,
-            "skipped": [{"path": path, "reason": reason} for path, reason in images.skipped],
-        }
+            images = load_images(self.path, size=8, limit=self.limit, group=self.group, progress=done)
+        figures = counted(images)
         return Report(figures=figures, notes=[*in_words(figures), *images.notes])
 
 
-def original_sizes(source: str) -> Counter[str]:
-    """How many files of `source` have which width and height in pixels."""
-    import io
+def counted(images: ImageSet) -> dict[str, Any]:
+    """The figures of `zsem data info`."""
+    import numpy as np
 
-    from PIL import Image
-
-    from zsem.data.decoding import DAMAGE
-    from zsem.data.sources import open_source
-
-    sizes: Counter[str] = Counter()
-    for member in open_source(source).members():
-        # What Pillow cannot open is a table of attributes, or among the skipped images
-        with contextlib.suppress(*DAMAGE), Image.open(io.BytesIO(member.read())) as image:
-            sizes[f"{image.width} x {image.height}"] += 1
-    return sizes
+    originals = images.originals
+    groups = Counter(group for group in images.groups if group)
+    attributes = {
+        name: {
+            "mean": None if np.isnan(values).all() else float(np.nanmean(values)),
+            "missing": int(np.isnan(values).sum()),
+        }
+        for name, values in images.attributes.items()
+    }
+    return {
+        "n": len(images),
+        "channels": images.channels,
+        "depths": dict(Counter(original.depth for original in originals).most_common()),
+        "sizes": dict(Counter(f"{original.width} x {original.height}" for original in originals).most_common()),
+        "low": min(original.low for original in originals),
+        "high": max(original.high for original in originals),
+        "splits": dict(Counter(images.splits)),
+        "classes": dict(Counter(images.class_names[i] for i in images.classes.tolist() if i >= 0)),
+        "without_class": int((images.classes < 0).sum()) if images.class_names else 0,
+        "groups": {
+            "n": len(groups),
+            "largest": max(groups.values(), default=0),
+            "without": images.groups.count(""),
+        },
+        "attributes": attributes,
+        "skipped": [{"path": path, "reason": reason} for path, reason in images.skipped],
+    }
 
 
 def in_words(figures: Mapping[str, Any]) -> Iterator[str]:
     """The figures of `zsem data info` as lines for people."""
-    yield f"{figures['n']} images, {'grey' if figures['channels'] == 1 else 'colour'}"
+    channels = {1: "grey", 3: "colour"}.get(figures["channels"], f"{figures['channels']} channels")
+    depths = ", ".join(f"{depth} ({count})" for depth, count in figures["depths"].items())
+    yield f"{figures['n']} images, {channels}, {depths}, values from {figures['low']:g} to {figures['high']:g}"
     for name, kind in (("sizes", "size"), ("splits", "split"), ("classes", "class")):
         counts = list(figures[name].items())
         if counts:
             more = f", and {len(counts) - LISTED} more" * (len(counts) > LISTED)
             yield f"{kind}: " + ", ".join(f"{what} ({count})" for what, count in counts[:LISTED]) + more
+    if figures["without_class"]:
+        yield f"without a class: {figures['without_class']}"
+    if groups := figures["groups"]["n"]:
+        without = figures["groups"]["without"]
+        yield f"{groups} groups, the largest of {figures['groups']['largest']}" + f", {without} without" * (without > 0)
     for name, about in figures["attributes"].items():
-        yield f"attribute {name}: mean {about['mean']:.4g}" + f", {about['missing']} missing" * (about["missing"] > 0)
-    for skipped in figures["skipped"]:
-        yield f"cannot be read: {skipped['path']} ({skipped['reason']})"
+        mean = "nothing known" if about["mean"] is None else f"mean {about['mean']:.4g}"
+        yield f"attribute {name}: {mean}" + f", {about['missing']} missing" * (about["missing"] > 0)
+    if skipped := figures["skipped"]:
+        yield f"{len(skipped)} files cannot be read:"
+    for file in skipped:
+        yield f"cannot be read: {file['path']} ({file['reason']})"

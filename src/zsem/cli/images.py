@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from zsem.cli.command import progress
-from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zsem.data.images import ImageSet
+    from zsem.data.intensity import Intensity
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.imaging import ImageModel
 
@@ -37,16 +37,17 @@ def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit:
     """Images as `model` takes them; what is odd about them is said on stderr."""
     from zsem.data.images import load_images
 
-    channels = model.config.image_channels
-    if channels not in (1, 3):
-        raise ZsemError(f"the model takes images of {channels} channels, which no image file has: use it from Python")
     with progress("reading") as done:
         images = load_images(
             source,
             size=model.config.image_size,
-            channels=channels,
+            channels=model.config.image_channels,
+            depth=model.config.intensity.depth,
+            background=model.config.background,
             limit=limit,
             split=None if split == "all" else split,
+            # what training held out depends on it
+            group=None if split == "all" else model.history.get("group"),
             progress=done,
         )
     for note in images.notes:
@@ -54,41 +55,46 @@ def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit:
     return images
 
 
-def png_names(paths: Sequence[str], number: int) -> list[str]:
-    """Names of PNG files for `number` images: the relative paths they come from, or their positions without those.
+def file_stems(paths: Sequence[str], number: int) -> list[str]:
+    """Names without a suffix for `number` images: the relative paths they come from, or their positions without those.
 
     Never absolute, never upwards, never twice the same, so that paths from a foreign file of codes do no harm.
     """
     if not paths:
-        return [f"{i:06d}.png" for i in range(number)]
+        return [f"{i:06d}" for i in range(number)]
     names: list[str] = []
     taken: set[str] = set()
     for path in paths:
         pure = PurePosixPath(path.replace("\\", "/"))
         parts = [part for part in pure.parts if part not in {"..", "/"} and not part.endswith(":")]
         safe = PurePosixPath(*parts or ["image"])
-        name, twin = str(safe.with_suffix(".png")), 1
+        name, twin = str(safe.with_suffix("")), 1
         while name.casefold() in taken:
             twin += 1
-            name = str(safe.with_name(f"{safe.stem}-{twin}.png"))
+            name = str(safe.with_name(f"{safe.stem}-{twin}"))
         taken.add(name.casefold())
         names.append(name)
     return names
 
 
-def save_images(folder: Path, names: Sequence[str], images: Tensor) -> None:
-    """Write images [n, c, h, w] in [-1, 1] as PNG files below `folder`."""
-    from zsem.data.pixels import save_png, to_uint8
+def save_images(folder: Path, stems: Sequence[str], images: Tensor, intensity: Intensity) -> None:
+    """Write images [n, c, h, w] in [-1, 1] below `folder`, as stored values in the depth of `intensity`."""
+    from zsem.data.pixels import save_pixels
 
-    for name, image in zip(names, to_uint8(images), strict=True):
-        save_png(image, folder / name)
+    for stem, image in zip(stems, intensity.restore(images), strict=True):
+        save_pixels(image, folder / stem)
 
 
 def save_picture(path: Path, rows: Sequence[Tensor], captions: Sequence[str] | None = None) -> None:
-    """Write rows of uint8 images [n, c, h, w] as one picture."""
+    """Write rows of uint8 images [n, c, h, w], grey or RGB, as one picture."""
     from zsem.data.pixels import grid, save_png
 
     save_png(grid(*rows, captions=captions, scale=max(1, SHOWN_PIXELS // rows[0].shape[-1])), path)
+
+
+def shown(model: ImageModel, images: ImageSet) -> Tensor:
+    """Stored images as pictures to look at, uint8 [n, 1 or 3, h, w]."""
+    return model.display(model.config.intensity.normalise(images.pixels))
 
 
 def chunks(number: int, size: int) -> Iterator[slice]:

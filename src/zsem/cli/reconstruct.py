@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, finite, progress
-from zsem.cli.images import SHOWN, Choice, chunks, open_images, png_names, save_images, save_picture
+from zsem.cli.images import SHOWN, Choice, chunks, file_stems, open_images, save_images, save_picture, shown
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class Reconstruct(Command):
     """Encode images, decode them again, and measure the difference.
 
     Writes reconstruction.png (original, reconstruction, and what the semantic code alone gives with fresh noise),
-    reconstruction.json and the reconstructions as PNG files.
+    reconstruction.json and the reconstructions, in the depth of the images: PNG, else TIFF or npy.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -75,10 +75,10 @@ class Reconstruct(Command):
             raise ZsemError(f"{self.model} is conditional on classes: use DiffusionModel.invert and decode from Python")
         images = open_images(self.images, model, split=self.split, limit=self.limit)
         out = Path(self.out)
-        names = png_names(images.paths, len(images.paths))
+        stems = file_stems(images.paths, len(images.paths))
 
         def keep(rows: slice, decoded: Tensor) -> None:
-            save_images(out / "decoded", names[rows], decoded)
+            save_images(out / "decoded", stems[rows], decoded, model.config.intensity)
 
         results = [self._measure(model, images, self.codec, self.steps, keep=keep)]
         if self.compare:
@@ -101,16 +101,16 @@ class Reconstruct(Command):
         keep: Callable[[slice, Tensor], None] | None = None,
     ) -> dict[str, Any]:
         """Figures of one codec; `keep` is given the decoded images in parts."""
-        from zsem.data.pixels import from_uint8
         from zsem.metrics.reconstruction import Reconstruction
 
-        metric, seconds = Reconstruction(), 0.0
+        intensity = model.config.intensity
+        metric, seconds = Reconstruction(intensity), 0.0
         with progress(f"{codec} {steps}") as done:
             for rows in chunks(len(images.pixels), CHUNK):
                 started = time.perf_counter()
-                decoded = self._round_trip(model, images.pixels[rows], codec, steps, seed=rows.start)
+                decoded = self._round_trip(model, part(images, rows), codec, steps, seed=rows.start)
                 seconds += time.perf_counter() - started
-                metric.update(from_uint8(images.pixels[rows]), decoded)
+                metric.update(intensity.normalise(images.pixels[rows]), decoded)
                 if keep:
                     keep(rows, decoded)
                 done(rows.stop, len(images.pixels))
@@ -122,7 +122,7 @@ class Reconstruct(Command):
             "seconds": seconds,
         }
 
-    def _round_trip(self, model: ImageModel, pixels: Tensor, codec: str, steps: int, seed: int) -> Tensor:
+    def _round_trip(self, model: ImageModel, images: ImageSet, codec: str, steps: int, seed: int) -> Tensor:
         import torch
 
         from zsem.models.autoencoder import DiffusionAutoencoder
@@ -130,11 +130,11 @@ class Reconstruct(Command):
 
         dtype = getattr(torch, self.dtype)
         if isinstance(model, DiffusionModel):
-            return model.decode(self._stored(model.invert(pixels, codec=codec, steps=steps, storage=dtype), dtype))
+            return model.decode(self._stored(model.invert(images, codec=codec, steps=steps, storage=dtype), dtype))
         assert isinstance(model, DiffusionAutoencoder)
         if codec == Z_ALONE:
-            return model.decode(model.encode(pixels, noise=False), seed=seed)
-        return model.decode(self._stored(model.encode(pixels, codec=codec, steps=steps, storage=dtype), dtype))
+            return model.decode(model.encode(images, noise=False), seed=seed)
+        return model.decode(self._stored(model.encode(images, codec=codec, steps=steps, storage=dtype), dtype))
 
     def _stored(self, codes: Codes, dtype: torch.dtype) -> Codes:
         from zsem.values.codes import Codes
@@ -145,11 +145,14 @@ class Reconstruct(Command):
             return Codes.load(codes.save(Path(folder) / "codes.parquet", dtype=dtype))
 
     def _draw(self, model: ImageModel, images: ImageSet, path: Path, codecs: list[str]) -> None:
-        from zsem.data.pixels import to_uint8
+        some = part(images, slice(SHOWN))
+        decoded = [model.display(self._round_trip(model, some, codec, self.steps, seed=0)) for codec in codecs]
+        save_picture(path, [shown(model, some), *decoded], ["original", *codecs])
 
-        shown = images.pixels[:SHOWN]
-        decoded = [to_uint8(self._round_trip(model, shown, codec, self.steps, seed=0)) for codec in codecs]
-        save_picture(path, [shown, *decoded], ["original", *codecs])
+
+def part(images: ImageSet, rows: slice) -> ImageSet:
+    """Consecutive images of a set."""
+    return images.subset(range(len(images))[rows])
 
 
 def evaluations(model: ImageModel, codec: str, steps: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report
+from zsem.training.images import ImageOptions
 from zsem.training.log import clock
 from zsem.training.presets import PRESETS, Preset, find_preset
 from zsem.values.errors import ZsemError
@@ -32,7 +33,7 @@ class Train(Command):
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """folder or archive (tar, zip) of images"""
+    """folder, archive (tar, zip) or table (Parquet, npz, idx) of images"""
     out: Annotated[str | None, arg(metavar="RUN")] = None
     """folder for the model and its history; --estimate needs none"""
     preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + ",FILE.json}")] = "tiny"
@@ -55,6 +56,7 @@ class Train(Command):
     """only so many images, evenly spaced over the splits"""
     tensorboard: FlagCreatePairsOff[bool] = False
     """write the figures for TensorBoard to RUN/tensorboard too"""
+    reading: Annotated[FlagCreatePairsOff[ImageOptions], arg(name="")] = dataclasses.field(default_factory=ImageOptions)
     settings: Annotated[Preset, arg(name="")] = dataclasses.field(default_factory=lambda: PRESETS["tiny"])
 
     @classmethod
@@ -86,7 +88,9 @@ class Train(Command):
         if self.estimate:
             if self.resume:
                 raise ZsemError("--estimate measures a new training: leave out --resume")
-            measured = api.estimate(self.data, preset=self.settings, size=self.size, init=self.init, limit=self.limit)
+            measured = api.estimate(
+                self.data, preset=self.settings, size=self.size, reading=self.reading, init=self.init, limit=self.limit
+            )
             return estimate_report(measured, minutes, self.iterations, self.settings.recommended_images)
         if self.out is None:
             raise ZsemError("these are missing: --out RUN (`zsem train --help` explains)")
@@ -95,6 +99,7 @@ class Train(Command):
             self.out,
             preset=self.settings,
             size=self.size,
+            reading=self.reading,
             minutes=minutes,
             iterations=self.iterations,
             resume=self.resume,

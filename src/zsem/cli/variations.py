@@ -9,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report
-from zsem.cli.images import SHOWN, open_autoencoder, open_images, png_names, save_images, save_picture
+from zsem.cli.images import SHOWN, file_stems, open_autoencoder, open_images, save_images, save_picture, shown
 from zsem.values.errors import ZsemError
 
 
@@ -22,7 +22,7 @@ class Vary(Command):
     images: Annotated[Positional[str], arg(metavar="IMAGES")]
     """folder, archive or file of images"""
     out: Annotated[str, arg(metavar="DIR")]
-    """folder for vary.png (each row: original, variations) and the variations as PNG files"""
+    """folder for vary.png (each row: original, variations) and the variations, in the depth of the images"""
     number: int = 4
     """variations of each image"""
     seed: int = 0
@@ -33,8 +33,6 @@ class Vary(Command):
     def run(self) -> Report:
         import torch
 
-        from zsem.data.pixels import to_uint8
-
         if self.number < 1:
             raise ZsemError(f"--number must be at least 1, not {self.number}")
         model = open_autoencoder(self.model)
@@ -42,10 +40,12 @@ class Vary(Command):
         codes = model.encode(images, noise=False)
         decoded = model.decode(model.vary(codes, self.number, seed=self.seed))
         out = Path(self.out)
-        stems = [str(PurePosixPath(name).with_suffix("")) for name in png_names(images.paths, len(codes))]
-        save_images(out, [f"{stem}-{i + 1}.png" for stem in stems for i in range(self.number)], decoded)
-        variations = to_uint8(decoded).unflatten(0, (len(codes), self.number))
-        rows = [torch.cat([image[None], row]) for image, row in zip(images.pixels, variations, strict=True)]
+        stems = file_stems(images.paths, len(codes))
+        save_images(
+            out, [f"{stem}-{i + 1}" for stem in stems for i in range(self.number)], decoded, model.config.intensity
+        )
+        variations = model.display(decoded).unflatten(0, (len(codes), self.number))
+        rows = [torch.cat([image[None], row]) for image, row in zip(shown(model, images), variations, strict=True)]
         save_picture(out / "vary.png", rows)
         figures = {"n": len(codes), "number": self.number, "out": self.out}
         return Report(figures=figures, notes=[f"{len(decoded)} variations in {out}, all of them in {out / 'vary.png'}"])
@@ -62,7 +62,7 @@ class Mix(Command):
     b: Annotated[Positional[str], arg(metavar="B")]
     """images that give the stochastic code: file, folder or archive"""
     out: Annotated[str, arg(metavar="DIR")]
-    """folder for mix.png (a row for each image of A, a column for each of B) and the mixtures as PNG files"""
+    """folder for mix.png (a row for each image of A, a column for each of B) and the mixtures"""
     steps: int = 19
     """noise levels of the codec"""
     limit: int = 4
@@ -71,8 +71,6 @@ class Mix(Command):
     def run(self) -> Report:
         import torch
 
-        from zsem.data.pixels import to_uint8
-
         model = open_autoencoder(self.model)
         images_a, images_b = (open_images(source, model, limit=self.limit) for source in (self.a, self.b))
         codes_a, codes_b = model.encode(images_a, noise=False), model.encode(images_b, steps=self.steps)
@@ -80,15 +78,16 @@ class Mix(Command):
         decoded = model.decode(model.mix(codes_a[pairs[:, 0]], codes_b[pairs[:, 1]]))
         out = Path(self.out)
         stems_a, stems_b = (
-            [PurePosixPath(name).stem for name in png_names(images.paths, len(images.paths))]
+            [PurePosixPath(stem).name for stem in file_stems(images.paths, len(images.paths))]
             for images in (images_a, images_b)
         )
-        names = png_names([f"{stems_a[i]}--{stems_b[j]}.png" for i, j in pairs.tolist()], len(pairs))
-        save_images(out, names, decoded)
-        blank = torch.full_like(images_b.pixels[:1], 255)
-        mixtures = to_uint8(decoded).unflatten(0, (len(codes_a), len(codes_b)))
-        rows = [torch.cat([blank, images_b.pixels])]
-        rows += [torch.cat([image[None], row]) for image, row in zip(images_a.pixels, mixtures, strict=True)]
+        stems = file_stems([f"{stems_a[i]}--{stems_b[j]}.png" for i, j in pairs.tolist()], len(pairs))
+        save_images(out, stems, decoded, model.config.intensity)
+        shown_a, shown_b = shown(model, images_a), shown(model, images_b)
+        blank = torch.full_like(shown_b[:1], 255)
+        mixtures = model.display(decoded).unflatten(0, (len(codes_a), len(codes_b)))
+        rows = [torch.cat([blank, shown_b])]
+        rows += [torch.cat([image[None], row]) for image, row in zip(shown_a, mixtures, strict=True)]
         save_picture(out / "mix.png", rows)
         figures = {"n": len(pairs), "a": len(codes_a), "b": len(codes_b), "out": self.out}
         return Report(figures=figures, notes=[f"{len(pairs)} mixtures in {out}, all of them in {out / 'mix.png'}"])

@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from zsem.data.images import ImageSet
@@ -27,7 +27,7 @@ class Batches:
 
     def __init__(
         self,
-        images: ImageSet | UInt8[Tensor, "n c h w"],
+        images: ImageSet | Shaped[Tensor, "n c h w"],
         *,
         batch_size: int,
         seed: int = 0,
@@ -59,7 +59,7 @@ class Batches:
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def batch(self, iteration: int) -> Batch:
-        """The batch of `iteration` (0, 1, ...), uint8 images on the CPU; equal calls give equal batches."""
+        """The batch of `iteration` (0, 1, ...), stored pixels on the CPU; equal calls give equal batches."""
         index = self._rows(iteration, self.positions)
         names: list[tuple[int, ...]] = [(self.seed, iteration, position) for position in self.positions]
         images = self.pixels.numpy()[index]  # numpy: waking torch's threads costs more than this copy

@@ -1,40 +1,41 @@
-"""A folder or an archive of images as one uint8 tensor in memory, with paths, classes, attributes and splits."""
+"""A folder or an archive of images as one tensor, with paths, classes, groups, attributes and splits."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import itertools
-import os
+import contextlib
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float32, Int16, Int64, UInt8, UInt16
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from zsem.data import labels
-from zsem.data.decoding import EXTENSIONS, UnreadableImageError, decode, fit, load_image
-from zsem.data.labels import TABLE, Split
-from zsem.data.sources import Member, Source, natural_key, open_source
+from zsem.data import cache, labels
+from zsem.data.decoding import EXTENSIONS, load_image
+from zsem.data.labels import TABLE, Split, Table
+from zsem.data.members import Source, natural_key
+from zsem.data.reading import Contents, File, Options, Original, Reading, agree, is_table, read_members, read_table_file
+from zsem.data.shaping import Depth, depth_of, sides
+from zsem.data.sources import open_source
 from zsem.values.errors import ZsemError
 
 __all__ = ["ImageSet", "load_image", "load_images"]
 
-CHUNK = 4  # images per task: archives keep the bytes of two tasks per thread in memory
+Pixels = UInt8[Tensor, "n c h w"] | UInt16[Tensor, "n c h w"] | Int16[Tensor, "n c h w"] | Float32[Tensor, "n c h w"]
+"""Images as they are kept, in one of four depths; `zsem.data.intensity` brings them to [-1, 1]."""
+TOO_MANY = 10
+"""So many broken images stop a reading where they are more than half of all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
     """Images of one size in memory, in natural order of their paths (img2 before img10).
 
-    pixels: uint8, [n, c, size, size].
+    pixels: [n, c, h, w] as the files have them: uint8, uint16, int16 or float32.
     paths: relative posix paths within the source.
     class_names: sorted; empty for data without classes.
     classes: index into class_names, -1 = none.
@@ -42,11 +43,14 @@ class ImageSet:
     splits: "train", "val" or "test" for every image.
     sha256: of the files as they were read.
     source: what was read, for messages.
+    groups: what belongs together (patient, slide, video), "" = nothing; empty for data without groups.
+    originals: what the images were before they were cropped and resized.
     skipped: (path, reason) of every image that could not be read.
     notes: further oddities worth a line to the user.
+    mapped: the pixels lie in a file that is mapped, because they are too many for the memory.
     """
 
-    pixels: UInt8[Tensor, "n c size size"]
+    pixels: Pixels
     paths: list[str]
     class_names: list[str]
     classes: Int64[Tensor, " n"]
@@ -54,33 +58,48 @@ class ImageSet:
     splits: list[Split]
     sha256: list[str]
     source: str
+    groups: list[str] = field(default_factory=list)
+    originals: list[Original] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    mapped: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
-    def size(self) -> int:
-        return self.pixels.shape[-1]
+    def size(self) -> int | tuple[int, int]:
+        """The side of square images, else (height, width)."""
+        height, width = self.pixels.shape[-2:]
+        return height if height == width else (height, width)
 
     @property
     def channels(self) -> int:
         return self.pixels.shape[1]
 
+    @property
+    def depth(self) -> Depth:
+        """The type of the pixels."""
+        return depth_of(self.pixels[:0].numpy())
+
     def subset(self, indices: Sequence[int]) -> ImageSet:
         """The images at `indices`, in that order; class names stay as they are."""
+        index = torch.as_tensor(list(indices), dtype=torch.long)
+        mapped = self.mapped and len(indices) > 0
         return ImageSet(
-            pixels=self.pixels[torch.as_tensor(list(indices), dtype=torch.long)],
+            pixels=cache.gathered(self.pixels, indices) if mapped else self.pixels[index],
             paths=[self.paths[i] for i in indices],
             class_names=self.class_names,
-            classes=self.classes[torch.as_tensor(list(indices), dtype=torch.long)],
+            classes=self.classes[index],
             attributes={name: values[list(indices)] for name, values in self.attributes.items()},
             splits=[self.splits[i] for i in indices],
             sha256=[self.sha256[i] for i in indices],
             source=self.source,
+            groups=[self.groups[i] for i in indices] if self.groups else [],
+            originals=[self.originals[i] for i in indices] if self.originals else [],
             skipped=self.skipped,
             notes=self.notes,
+            mapped=mapped,
         )
 
     def split(self, name: Split) -> ImageSet:
@@ -103,180 +122,188 @@ class ImageSet:
 
 
 def load_images(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path | Sequence[str | Path] | Dataset,
     *,
-    size: int,
-    channels: Literal[1, 3] | None = None,
+    size: int | tuple[int, int] | None,
+    channels: int | None = None,
+    depth: Depth | None = None,
+    background: str = "white",
+    group: str | None = None,
     limit: int | None = None,
     split: str | None = None,
+    memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
-    """Read all images of `source`, cropped to their central square and resized to `size` pixels.
+    """Read all images of `source`, cropped at the centre and resized.
 
     source: a folder (with all folders below it), a tar (also compressed) or zip archive, which is not unpacked, one
-        image file, or a list of image files (sorted like all others). One folder that wraps everything in an archive
-        is left out of the paths. Hidden files are ignored.
-    channels: 1 = grey, 3 = RGB, None = 1 where every image is grey, else 3.
+        image file, a list of image files (sorted like all others); Parquet tables with encoded images (one, or a folder
+        of them), a npz file or a npy file of four axes, a folder of idx files (MNIST's); a torch Dataset. One folder
+        that wraps everything in an archive is left out of the paths. Hidden files are ignored.
+    size: side of the square images, or (height, width); None = as they are, which must then be one size.
+    channels: 1 = grey, 3 = RGB, else what the images must have; None = 1 where every image is grey, 3 where they are
+        grey or RGB, else what most images have. The pages of a TIFF file, and the shorter end of a npy array [c, h, w]
+        or [h, w, c], are channels.
+    depth: uint8, uint16, int16 or float32; None = as the images have it (others become float32 without loss).
+    background: colour behind transparent pixels.
+    group: the column of the attribute table that names what belongs together, so that no split divides it; None = the
+        one named `group`, where there is one.
     limit: read at most so many images, evenly spaced over the sorted paths of every split.
     split: read only "train", "val" or "test".
+    memory: bytes of pixels to hold in memory; None = a quarter of what is free. More pixels are mapped from a file in
+        the folder ZSEM_CACHE, where they are found again the next time.
     progress: called with (images read, images in all, or 0 while that is not known).
 
     Top-level folders `train`, `val` and `test` are the split, an image's own folder is its class, `attributes.csv`
     at the top has further labels; see `zsem.data.labels`. Images that cannot be read are left out, listed in
     `skipped`, and a warning names the first ones.
 
-    ZsemError: no such source, no readable image, a damaged archive, an attribute table with errors.
+    ZsemError: no such source, no readable image, more than half of the images (and ten) broken, images of several
+    depths, a damaged archive, an attribute table with errors.
     """
     if limit is not None and limit < 1:
         raise ZsemError(f"a limit of {limit} leaves no images: give 1 or more")
-    opened = open_source(source)
-    names = wanted = None
-    if limit is not None or split is not None or not opened.streamed:
-        names = opened.paths()
-        wanted = _wanted(opened, names, limit, split)
-    total = 0 if wanted is None else sum(not _is_table(path) for path in wanted)
-    tables: dict[str, bytes] = {}
-    read_one = functools.partial(_read_one, size=size, channels=channels)
-    read = list(_read(opened.members(wanted), tables, read_one, progress, total))
-    names = [file.path for file in read] + list(tables) if names is None else names
-    return _assemble(opened, names, read, tables, split=split, channels=channels)
-
-
-@dataclass(frozen=True)
-class _File:
-    """An image file that was read: pixels [c, size, size], or the reason why there are none."""
-
-    path: str
-    pixels: np.ndarray | None = None
-    sha256: str = ""
-    reason: str = ""
+    options = Options(size=None if size is None else sides(size), channels=channels, depth=depth, background=background)
+    if options.size is not None and min(options.size) < 1:
+        raise ZsemError(f"images of {options.size[0]} x {options.size[1]} pixels cannot be: give a size of 1 or more")
+    opened = open_source(source, group=group)
+    settings = repr((options, limit, split, group))
+    reading = cache.find(opened, settings)
+    if reading is None:
+        memory = cache.memory_for_pixels() if memory is None else memory
+        reading = _read(opened, options, settings, memory, group=group, limit=limit, split=split, progress=progress)
+    _warn(opened.name, reading.contents.files)
+    return _assemble(opened, reading, group=group, split=split)
 
 
 def _images(names: Iterable[str]) -> list[str]:
-    return sorted((name for name in set(names) if not _is_table(name)), key=natural_key)
-
-
-def _is_table(path: str) -> bool:
-    return path.rpartition("/")[2] == TABLE
+    return sorted((name for name in set(names) if not is_table(name)), key=natural_key)
 
 
 def _wrap(opened: Source, names: Sequence[str]) -> str:
     return labels.wrapping_folder(names) if opened.wrapped else ""
 
 
-def _wanted(opened: Source, names: Sequence[str], limit: int | None, split: str | None) -> frozenset[str]:
+def _read(
+    opened: Source,
+    options: Options,
+    settings: str,
+    memory: int,
+    *,
+    group: str | None,
+    limit: int | None,
+    split: str | None,
+    progress: Callable[[int, int], None] | None,
+) -> Reading:
+    """Decode what is asked for, into memory or into the cache."""
+    names = wanted = None
+    if limit is not None or split is not None or not opened.streamed:
+        names = opened.paths()
+        wanted = _wanted(opened, names, group, limit, split)
+    total = 0 if wanted is None else sum(not is_table(path) for path in wanted)
+    tables: dict[str, bytes] = {}
+    files: dict[str, File] = {}
+    places: dict[str, int] = {}
+    with contextlib.closing(cache.Store(memory)) as store:
+        for file, pixels in read_members(opened.members(wanted), tables, options, progress, total):
+            files[file.path] = file
+            if pixels is not None:
+                places[file.path] = len(store.kinds)
+                store.append(pixels)
+        read = [files[path] for path in sorted(files, key=natural_key)]
+        _stop_where_hopeless(opened, read)
+        shapes = {path: store.kinds[place] for path, place in places.items()}
+        common, read, notes = agree(read, shapes, options, opened.name)
+        _stop_where_hopeless(opened, read)
+        order = [places[file.path] for file in read if not file.reason]
+        names = [*files, *tables] if names is None else names
+        about = Contents(names=names, tables=tables, files=read, notes=notes)
+        if store.spilled:
+            return cache.keep(opened, settings, store.rows(order), common, about)
+        return Reading(contents=about, pixels=cache.stacked(store.rows(order), len(order), common), mapped=False)
+
+
+def _wanted(
+    opened: Source, names: Sequence[str], group: str | None, limit: int | None, split: str | None
+) -> frozenset[str]:
     """The files to read: the chosen images, and the attribute table."""
     images = _images(names)
     wrap = _wrap(opened, names)
-    all_splits = labels.splits([path.removeprefix(wrap) for path in images])
-    places = [i for i, found in enumerate(all_splits) if split is None or found == labels.as_split(split)]
+    tables = [name for name in names if name == wrap + TABLE]
+    if limit is None and split is None:
+        return frozenset([*images, *tables])
+    if split is not None:
+        labels.as_split(split)
+    data = {member.path: read_table_file(member) for member in opened.members(frozenset(tables))} if tables else {}
+    groups = _groups(_table(opened, data.get(wrap + TABLE), group), group, opened.name)
+    all_splits = labels.splits([path.removeprefix(wrap) for path in images], groups)
+    places = [i for i, found in enumerate(all_splits) if split is None or found == split]
     if images and not places:
         there = ", ".join(f"{name} ({all_splits.count(name)})" for name in sorted(set(all_splits)))
         raise ZsemError(f"{opened.name} has no images in the split {split!r}, only in {there}")
     if limit is not None:
         places = [places[i] for i in labels.spread([all_splits[place] for place in places], limit)]
-    tables = [name for name in names if name == wrap + TABLE]
     return frozenset([*(images[place] for place in places), *tables])
 
 
-def _read(
-    members: Iterable[Member],
-    tables: dict[str, bytes],
-    read_one: Callable[[Member], _File],
-    progress: Callable[[int, int], None] | None,
-    total: int,
-) -> Iterator[_File]:
-    """Decode in parallel threads, in the order of `members`; attribute tables go into `tables`."""
-
-    def images() -> Iterator[Member]:
-        for member in members:
-            if not _is_table(member.path):
-                yield member
-                continue
-            try:
-                tables[member.path] = member.read()
-            except (OSError, UnreadableImageError) as error:
-                raise ZsemError(f"{member.path} cannot be read: {error}") from None
-
-    def work(chunk: Sequence[Member]) -> list[_File]:
-        return [read_one(member) for member in chunk]
-
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[list[_File]]] = deque()
-    queue = images()
-    done = 0
-    # Pillow warns of oddities in files without naming them; files that it cannot read are named by us
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        while True:
-            chunk = list(itertools.islice(queue, CHUNK))
-            if chunk:
-                waiting.append(pool.submit(work, chunk))
-            if waiting and (not chunk or len(waiting) > 2 * workers):
-                finished = waiting.popleft().result()
-                done += len(finished)
-                yield from finished
-                if progress:
-                    progress(done, total)
-            if not chunk and not waiting:
-                return
+def _table(opened: Source, data: bytes | None, group: str | None) -> Table | None:
+    return opened.table if data is None else labels.read_table(data, group)
 
 
-def _read_one(member: Member, size: int, channels: int | None) -> _File:
-    try:
-        data = member.read()
-        image = decode(data)
-        if channels is not None:
-            image = image.convert("L" if channels == 1 else "RGB")
-        pixels = np.asarray(fit(image, size))
-    except UnreadableImageError as error:
-        return _File(member.path, reason=str(error))
-    except OSError as error:
-        return _File(member.path, reason=error.strerror or str(error))
-    if channels is None and pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, 0]
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return _File(member.path, pixels, hashlib.sha256(data).hexdigest())
+def _groups(table: Table | None, group: str | None, name: str) -> Mapping[str, str]:
+    if table is None and group is not None:
+        raise ZsemError(f"{name} has no {TABLE} with a column {group!r} to group by")
+    return {} if table is None else table.groups
 
 
-def _assemble(
-    opened: Source,
-    names: Sequence[str],
-    read: Sequence[_File],
-    tables: Mapping[str, bytes],
-    *,
-    split: str | None,
-    channels: int | None,
-) -> ImageSet:
-    wrap = _wrap(opened, names)
-    files = {file.path: file for file in sorted(read, key=lambda file: natural_key(file.path))}
-    skipped = [(path.removeprefix(wrap), file.reason) for path, file in files.items() if file.reason]
-    good = {path.removeprefix(wrap): file for path, file in files.items() if file.pixels is not None}
-    if not good:
-        if skipped:
-            raise ZsemError(
-                f"{opened.name} has no image that can be read: {skipped[0][0]} is {skipped[0][1]}"
-                + (f", and {len(skipped) - 1} more fail" if len(skipped) > 1 else "")
-            )
+def _stop_where_hopeless(opened: Source, files: Sequence[File]) -> None:
+    """ZsemError: no images, none that can be read, or more broken ones than anyone can have meant."""
+    broken = [file for file in files if file.reason]
+    if not files:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise ZsemError(f"{opened.name} holds no images (looked for {kinds})")
+    first = f"{broken[0].path} is {broken[0].reason}" if broken else ""
+    if len(broken) == len(files):
+        more = f", and {len(broken) - 1} more fail" if len(broken) > 1 else ""
+        raise ZsemError(f"{opened.name} has no image that can be read: {first}{more}")
+    if len(broken) >= TOO_MANY and len(broken) > len(files) / 2:
+        raise ZsemError(
+            f"{len(broken)} of {len(files)} images of {opened.name} cannot be read, e.g. {first}: "
+            "mend them, or take them out of there"
+        )
+
+
+def _warn(name: str, files: Sequence[File]) -> None:
+    skipped = [file for file in files if file.reason]
     if skipped:
-        first = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
-        warnings.warn(f"{len(skipped)} of {len(files)} images of {opened.name} were left out: {first}", stacklevel=3)
-    known = [path.removeprefix(wrap) for path in _images(names)]
+        first = "; ".join(f"{file.path}: {file.reason}" for file in skipped[:3])
+        warnings.warn(f"{len(skipped)} of {len(files)} images of {name} were left out: {first}", stacklevel=3)
+
+
+def _assemble(opened: Source, reading: Reading, *, group: str | None, split: str | None) -> ImageSet:
+    about = reading.contents
+    wrap = _wrap(opened, about.names)
+    good = {file.path.removeprefix(wrap): file for file in about.files if not file.reason}
+    skipped = [(file.path.removeprefix(wrap), file.reason) for file in about.files if file.reason]
+    known = [path.removeprefix(wrap) for path in _images(about.names)]
     broken = {path for path, _ in skipped}
     readable = [path for path in known if path not in broken]
-    split_of = dict(zip(readable, labels.splits(readable), strict=True))
+    table = _table(opened, about.tables.get(wrap + TABLE), group)
+    groups = _groups(table, group, opened.name)
+    split_of = dict(zip(readable, labels.splits(readable, groups), strict=True))
     class_names, numbers = labels.classes(readable)
     class_of = dict(zip(readable, numbers, strict=True))
-    pixels = [file.pixels for file in good.values() if file.pixels is not None]
-    notes = _notes(readable, pixels, channels)
+    notes = list(about.notes)
+    if stray := labels.outside_splits(readable):
+        notes.append(f"{len(stray)} images outside train, val and test are training images, e.g. {stray[0]}")
+    if divided := labels.divided_groups(split_of, groups):
+        notes.append(f"the folders put images of {len(divided)} groups into several splits, e.g. of {divided[0]}")
     attributes: dict[str, np.ndarray] = {}
-    if (table := tables.get(wrap + TABLE)) is not None:
-        attributes, more = labels.attribute_table(table, list(good), frozenset(known))
+    if table is not None:
+        attributes, more = table.columns(list(good), frozenset(known))
         notes += more
     return ImageSet(
-        pixels=_stack(pixels, channels),
+        pixels=reading.pixels,
         paths=list(good),
         class_names=class_names,
         classes=torch.tensor([int(class_of[path]) for path in good], dtype=torch.int64),
@@ -284,24 +311,9 @@ def _assemble(
         splits=[split_of[path] if split is None else labels.as_split(split) for path in good],
         sha256=[file.sha256 for file in good.values()],
         source=opened.name,
+        groups=[groups.get(path, "") for path in good] if groups else [],
+        originals=[file.original for file in good.values() if file.original is not None],
         skipped=skipped,
         notes=notes,
+        mapped=reading.mapped,
     )
-
-
-def _notes(readable: Sequence[str], pixels: Sequence[np.ndarray], channels: int | None) -> list[str]:
-    notes = []
-    coloured = sum(len(image) == 3 for image in pixels)
-    if channels is None and 0 < coloured < len(pixels) / 2:
-        notes.append(f"{coloured} of {len(pixels)} images have colours, so all are RGB; ask for 1 channel to have grey")
-    if stray := labels.outside_splits(readable):
-        notes.append(f"{len(stray)} images outside train, val and test are training images, e.g. {stray[0]}")
-    return notes
-
-
-def _stack(pixels: list[np.ndarray], channels: int | None) -> UInt8[Tensor, "n c size size"]:
-    channels = channels or max(len(image) for image in pixels)
-    out = np.empty((len(pixels), channels, *pixels[0].shape[1:]), dtype=np.uint8)
-    for row, image in zip(out, pixels, strict=True):
-        row[:] = image  # grey is repeated where the set is RGB
-    return torch.from_numpy(out)

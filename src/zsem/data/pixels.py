@@ -1,18 +1,22 @@
-"""Pixels at the edges: float [-1, 1] <-> uint8 <-> Pillow, small labelled picture grids, PNG files."""
+"""Pixels at the edges: float [-1, 1] <-> uint8 <-> Pillow, small labelled picture grids, picture files of any depth."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from zsem.data.shaping import Depth, depth_of
 from zsem.values.errors import ZsemError
+from zsem.values.files import write_whole
 
 GAP = 2  # white pixels around every picture of a grid
 FONT_SIZE = 12
@@ -36,6 +40,11 @@ def to_pil(pixels: UInt8[Tensor, "c h w"]) -> Image.Image:
     elif array.shape[2] != 3:
         raise ValueError(f"a picture has 1 or 3 channels, not {array.shape[2]}")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def displayable(pixels: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c2 h w"]:
+    """Images of any number of channels as grey or RGB: of several channels the first three, or the first of two."""
+    return pixels[:, : 3 if pixels.shape[1] >= 3 else 1]
 
 
 def from_pil(image: Image.Image) -> UInt8[Tensor, "c h w"]:
@@ -95,4 +104,46 @@ def save_png(image: Image.Image | UInt8[Tensor, "c h w"], path: str | Path) -> P
     finally:
         if partial.exists():
             partial.unlink()
+    return path
+
+
+def picture_suffix(depth: Depth, channels: int) -> str:
+    """The kind of file that holds such an image without loss: ".png", ".tiff" or ".npy".
+
+    PNG for 8 bits and for grey of 16; TIFF for 16-bit colour and floats; numpy's own for other channels, and in place
+    of a TIFF file that only tifffile can write, where that is not installed.
+    """
+    if (depth, channels) in {("uint8", 1), ("uint8", 3), ("uint16", 1)}:
+        return ".png"
+    if (depth, channels) == ("float32", 1):
+        return ".tiff"
+    return ".tiff" if depth != "uint8" and channels in {1, 3} and importlib.util.find_spec("tifffile") else ".npy"
+
+
+def save_pixels(pixels: Shaped[Tensor, "c h w"], path: str | Path) -> Path:
+    """Write one image in its own depth, whole or not at all, as `path` with the suffix of `picture_suffix`.
+
+    Missing folders are made. Returns the path. A npy file holds [h, w, c].
+    ZsemError: the file cannot be written (full disk, no permission).
+    """
+    array = np.ascontiguousarray(pixels.detach().cpu().permute(1, 2, 0).numpy())
+    depth, channels = depth_of(array), array.shape[2]
+    suffix = picture_suffix(depth, channels)
+    # not with_suffix, which would take the end of a name such as scan.2
+    path = Path(path).with_name(Path(path).name + suffix)
+    file = io.BytesIO()
+    if suffix == ".npy":
+        np.save(file, array, allow_pickle=False)
+    elif suffix == ".png" or (depth, channels) == ("float32", 1):
+        Image.fromarray(array[:, :, 0] if channels == 1 else array).save(file, format=suffix[1:])
+    else:
+        import tifffile
+
+        image = array[:, :, 0] if channels == 1 else array
+        tifffile.imwrite(file, image, photometric="minisblack" if channels == 1 else "rgb")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZsemError(f"{path.parent} could not be made: {error.strerror or error}") from error
+    write_whole(path, file.getvalue())
     return path

@@ -3,80 +3,83 @@
 from __future__ import annotations
 
 import os
-import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
 
-from zsem.data.decoding import EXTENSIONS, UnreadableImageError
-from zsem.data.labels import TABLE
+from torch.utils.data import Dataset
+
+from zsem.data import stacks
+from zsem.data.datasets import Items
+from zsem.data.decoding import EXTENSIONS
+from zsem.data.labels import TABLE, Table
+from zsem.data.limits import UnreadableImageError
+from zsem.data.members import Member, Source, natural_key
+from zsem.data.tables import PARQUET, ParquetFiles
 from zsem.values.errors import ZsemError
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-@dataclass(frozen=True)
-class Member:
-    """One file of a source: its relative posix path, and how to get its bytes (may be called in any thread)."""
+def open_source(source: str | Path | Sequence[str | Path] | Dataset, *, group: str | None = None) -> Source:
+    """The source that `source` names. ZsemError where nothing of the kind is there.
 
-    path: str
-    read: Callable[[], bytes]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Images and attribute tables with relative paths.
-
-    paths: all of them, in any order.
-    members: the same, those in `wanted` or all, in the order in which they are quickest to read.
-    name: for messages.
-    wrapped: one folder may wrap everything.
-    streamed: `paths` costs a pass over the whole file.
+    group: the column of a Parquet table that says what belongs together.
     """
-
-    name: str
-    wrapped: bool
-    streamed: bool
-
-    def paths(self) -> list[str]: ...
-
-    def members(self, wanted: frozenset[str] | None = None) -> Iterator[Member]: ...
-
-
-def open_source(source: str | Path | Sequence[str | Path]) -> Source:
-    """The source that `source` names. ZsemError where nothing of the kind is there."""
+    if isinstance(source, Dataset):
+        return Items(source)
     if not isinstance(source, (str, Path)):
         return FileList([Path(path) for path in source])
     path = Path(source)
-    if path.is_dir():
-        return Folder(path)
     if not path.exists():
         raise ZsemError(f"{path} does not exist: give a folder, an archive (tar, zip) or an image")
-    if path.name.lower().endswith(TAR_ENDINGS):
-        return Tar(path)
-    if path.suffix.lower() == ".zip":
-        return Zip(path)
-    if path.suffix.lower() in EXTENSIONS:
-        return FileList([path])
-    raise ZsemError(f"{path} is neither a folder, nor a tar or zip archive, nor an image of a known kind")
+    return _open_folder(path, group) if path.is_dir() else _open_file(path, group)
 
 
-def natural_key(path: str) -> tuple[list[str | int], str]:
-    """Sorts img2 before img10."""
-    parts = re.split(r"(\d+)", path)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], path
+def _open_file(path: Path, group: str | None) -> Source:
+    name, suffix = path.name.lower(), path.suffix.lower()
+    opened: Source | None = None
+    if name.endswith(TAR_ENDINGS):
+        opened = Tar(path)
+    elif suffix == ".zip":
+        opened = Zip(path)
+    elif suffix == PARQUET:
+        opened = ParquetFiles([path], str(path), group)
+    elif stacks.IDX.fullmatch(name):
+        opened = stacks.open_idx([path], str(path))
+    elif suffix == ".npz" or (suffix == ".npy" and stacks.axes_of(path) == stacks.SEVERAL):
+        opened = stacks.open_numpy(path)
+    elif suffix in EXTENSIONS:
+        opened = FileList([path])
+    if opened is None:
+        raise ZsemError(f"{path} is neither a folder, nor a tar or zip archive, nor an image or table of a known kind")
+    return opened
+
+
+def _open_folder(path: Path, group: str | None) -> Source:
+    """Images, or where there are none, Parquet tables or idx files."""
+    folder = Folder(path)
+    if any(not found.endswith(TABLE) for found in folder.paths()):
+        return folder
+    others = [path / other for other in sorted(folder.others, key=natural_key)]
+    if tables := [other for other in others if other.suffix.lower() == PARQUET]:
+        return ParquetFiles(tables, str(path), group)
+    if idx := [other for other in others if stacks.IDX.fullmatch(other.name.lower())]:
+        return stacks.open_idx(idx, str(path))
+    return folder
+
+
+def _hidden(path: str) -> bool:
+    """Hidden files, and what macOS adds to archives."""
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in PurePosixPath(path).parts)
 
 
 def _relevant(path: str) -> bool:
-    """Images and attribute tables, except hidden files and what macOS adds to archives."""
-    parts = PurePosixPath(path).parts
-    if any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts):
-        return False
-    return parts[-1:] == (TABLE,) or PurePosixPath(path).suffix.lower() in EXTENSIONS
+    """Images and attribute tables, except hidden ones."""
+    pure = PurePosixPath(path)
+    return not _hidden(path) and (pure.name == TABLE or pure.suffix.lower() in EXTENSIONS)
 
 
 class Folder:
@@ -84,12 +87,11 @@ class Folder:
 
     wrapped = False
     streamed = False
+    table: Table | None = None
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = str(root)
-
-    def paths(self) -> list[str]:
         found: list[str] = []
         seen: set[str] = set()
         for folder, subfolders, files in os.walk(self.root, followlinks=True):
@@ -100,11 +102,19 @@ class Folder:
             seen.add(real)
             below = Path(folder).relative_to(self.root)
             found += [(below / file).as_posix() for file in files]
-        return [path for path in found if _relevant(path)]
+        shown = [path for path in found if not _hidden(path)]
+        self.found = [path for path in shown if _relevant(path)]
+        self.others = [path for path in shown if not _relevant(path)]
+
+    def paths(self) -> list[str]:
+        return self.found
 
     def members(self, wanted: frozenset[str] | None = None) -> Iterator[Member]:
-        for path in sorted(self.paths() if wanted is None else wanted):
+        for path in sorted(self.found if wanted is None else wanted, key=natural_key):
             yield Member(path, (self.root / path).read_bytes)
+
+    def files(self) -> list[Path]:
+        return [self.root / path for path in self.found]
 
 
 class FileList:
@@ -112,6 +122,7 @@ class FileList:
 
     wrapped = False
     streamed = False
+    table: Table | None = None
 
     def __init__(self, files: list[Path]) -> None:
         if not files:
@@ -121,16 +132,19 @@ class FileList:
                 raise ZsemError(f"{file} does not exist or is not a file")
         absolute = [file.absolute() for file in files]
         common = Path(os.path.commonpath([file.parent for file in absolute]))
-        self.files = {file.relative_to(common).as_posix(): file for file in absolute}
+        self.files_by_path = {file.relative_to(common).as_posix(): file for file in absolute}
         self.name = str(files[0]) if len(files) == 1 else str(common)
 
     def paths(self) -> list[str]:
-        return list(self.files)
+        return list(self.files_by_path)
 
     def members(self, wanted: frozenset[str] | None = None) -> Iterator[Member]:
-        for path, file in self.files.items():
+        for path, file in self.files_by_path.items():
             if wanted is None or path in wanted:
                 yield Member(path, file.read_bytes)
+
+    def files(self) -> list[Path]:
+        return list(self.files_by_path.values())
 
 
 def _inside(path: str) -> str:
@@ -156,6 +170,7 @@ class Tar:
 
     wrapped = True
     streamed = True
+    table: Table | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,6 +181,9 @@ class Tar:
 
     def members(self, wanted: frozenset[str] | None = None) -> Iterator[Member]:
         return (member for member in self._stream(wanted) if wanted is None or member.path in wanted)
+
+    def files(self) -> list[Path]:
+        return [self.path]
 
     def _stream(self, wanted: frozenset[str] | None) -> Iterator[Member]:
         """All images and tables; those that are not wanted come without their bytes."""
@@ -197,25 +215,30 @@ class Zip:
 
     wrapped = True
     streamed = False
+    table: Table | None = None
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self.name = str(path)
         try:
-            self.file = zipfile.ZipFile(path)
+            with zipfile.ZipFile(path) as file:
+                infos = [(_inside(info.filename), info) for info in file.infolist() if not info.is_dir()]
         except (OSError, zipfile.BadZipFile) as error:
             raise ZsemError(f"{path} is damaged or not a zip archive ({error}): fetch it again") from error
-        infos = [(_inside(info.filename), info) for info in self.file.infolist() if not info.is_dir()]
-        self.infos = {path: info for path, info in infos if _relevant(path)}
+        self.infos = {inside: info for inside, info in infos if _relevant(inside)}
 
     def paths(self) -> list[str]:
         return list(self.infos)
 
+    def files(self) -> list[Path]:
+        return [self.path]
+
     def members(self, wanted: frozenset[str] | None = None) -> Iterator[Member]:
-        with self.file:
+        with zipfile.ZipFile(self.path) as file:
             for path, info in self.infos.items():
                 if wanted is None or path in wanted:
                     try:
-                        data = self.file.read(info)
+                        data = file.read(info)
                     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
                         yield Member(path, _failure(f"damaged in the archive ({error})"))
                     else:

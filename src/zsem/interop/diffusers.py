@@ -260,11 +260,13 @@ def _unet_config(model: ImageModel) -> dict[str, Any]:
         "its normalisations have different groups": len(groups) > 1,
         "it has a number of heads instead of channels per head": net.num_heads > 1 and net.num_head_channels is None,
         "its noise schedule is constant": config.schedule.kind == "constant",
+        "its images are padded inside": model.image_shape != model.noise_shape,
     }
     for why, holds in obstacles.items():
         if holds:
             raise ZsemError(f"this model cannot be a UNet2DModel of diffusers: {why}")
-    attention = [config.image_size // 2**level in net.attention_resolutions for level in range(len(widths))]
+    longer = max(model.image_shape[1:])
+    attention = [longer // 2**level in net.attention_resolutions for level in range(len(widths))]
     by_block = net.resample == "block"
     down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if by_block else ("DownBlock2D", "UpBlock2D")
     return {

@@ -17,7 +17,6 @@ from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import bind
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.imaging import evaluation
-from zsem.models.inputs import read_inputs
 from zsem.values import draws
 from zsem.values.prediction import Condition
 
@@ -59,17 +58,17 @@ def health_of_z(
     """
     if len(images) < 2:
         raise ValueError("the z of another image needs at least two images")
-    inputs = read_inputs(images, model.config.image_size, model.config.image_channels)
+    inputs = model.read(images)
     names = [draws.name_of(path) for path in images.paths]
     timesteps = [round(float(model.schedule.timestep_at(torch.tensor(math.exp(-s / 2)).double()))) for s in LOG_SNRS]
     sums = torch.zeros(3, len(timesteps), dtype=torch.float64)
     parts = [slice(start, min(start + batch_size, len(names))) for start in range(0, len(names), batch_size)]
     with evaluation(model):
-        z = torch.cat([model.encoder(inputs.part(rows).to(model.device)) for rows in parts])
+        z = torch.cat([model.encoder(model.pad(inputs.part(rows).to(model.device))) for rows in parts])
         other = z.roll(len(z) // 2, dims=0)
         mean = z.mean(0, keepdim=True).expand_as(z)
         for rows in parts:
-            x0 = inputs.part(rows).to(model.device)
+            x0 = model.pad(inputs.part(rows).to(model.device))
             without = Condition() if unconditional else Condition(z=mean[rows])
             for level, timestep in enumerate(timesteps):
                 eps = draws.normal([(*name, timestep) for name in names[rows]], tuple(x0.shape[1:])).to(x0)

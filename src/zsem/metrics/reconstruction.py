@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from zsem.data.pixels import to_uint8
+from zsem.data.intensity import EIGHT_BITS, Intensity
 
 WINDOW, SIGMA = 11, 1.5
 """SSIM's Gaussian window in pixels and its standard deviation (Wang et al. 2004, section III-C)."""
@@ -32,13 +32,15 @@ class ReconstructionFigures:
     ssim: float
     """Structural similarity, averaged over positions, channels and images; 1 for equal images."""
     identical: float
-    """Share of pixels (each channel counts) that equal the original after rounding to uint8, in [0, 1]."""
+    """Share of pixels (each channel counts) that equal the original at its own depth, in [0, 1]."""
 
 
 class Reconstruction:
     """Running reconstruction figures; a partial count of one process can be merged into that of another."""
 
-    def __init__(self) -> None:
+    def __init__(self, intensity: Intensity = EIGHT_BITS) -> None:
+        """intensity: of the images, which tells what is identical: by default uint8."""
+        self._intensity = intensity
         self._images = 0
         self._mse = 0.0
         self._ssim = 0.0
@@ -48,7 +50,7 @@ class Reconstruction:
     def update(self, images: Float[Tensor, "b c h w"], decoded: Float[Tensor, "b c h w"]) -> None:
         """Count one batch.
 
-        images: the originals in [-1, 1], exactly `x / 127.5 - 1` of uint8 pixels x.
+        images: the originals in [-1, 1], as `intensity` brings them there.
         decoded: what stands for them, nominally in [-1, 1]. It may lie on another device or have another dtype.
 
         Raises ValueError where the shapes differ.
@@ -61,7 +63,7 @@ class Reconstruction:
         self._images += len(x)
         self._mse += (x - y).square().mean(dim=(1, 2, 3)).sum().item()
         self._ssim += ssim(x, y).sum().item()
-        self._identical += int((to_uint8(images) == to_uint8(decoded)).sum())
+        self._identical += int(self._intensity.identical(images, decoded).sum())
         self._pixels += x.numel()
 
     def merge(self, other: Reconstruction) -> None:

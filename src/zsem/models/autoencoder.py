@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import bind
-from zsem.models.imaging import STEPS, ImageModel, Progress, check_size
-from zsem.models.inputs import Images, read_inputs
+from zsem.models.imaging import STEPS, ImageModel, Progress
+from zsem.models.inputs import Images
 from zsem.nets.encoder import SemanticEncoder
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -39,14 +40,13 @@ class DiffusionAutoencoder(ImageModel):
     config: Config
 
     def __init__(self, config: Config) -> None:
-        super().__init__(config, z_dim=config.z_dim)
+        super().__init__(config, z_dim=config.z_dim, multiple=config.encoder.multiple)
         self.encoder = SemanticEncoder(
             config.encoder,
-            image_size=config.image_size,
+            image_size=max(self.noise_shape[1:]),
             image_channels=config.image_channels,
             z_dim=config.z_dim,
         )
-        check_size(config.image_size, "encoder", self.encoder.multiple)
         self.z_mean: Tensor
         self.z_std: Tensor
         self.register_buffer("z_mean", torch.zeros(config.z_dim))
@@ -65,15 +65,16 @@ class DiffusionAutoencoder(ImageModel):
     ) -> Codes:
         """Codes of images: z_sem, and with `noise` the stochastic code too.
 
-        images: an ImageSet, paths (or a folder or archive), PIL images, uint8 arrays [n, h, w, c] or [h, w, c], or
-            tensors [n, c, h, w]: uint8, or float in [-1, 1] of the model's size.
+        images: an ImageSet, paths (or a folder or archive), PIL images, arrays [n, h, w, c] or [h, w, c] of the depth
+            that the model was trained on (uint8), or tensors [n, c, h, w] of the model's size: of that depth where it
+            is one of whole numbers, or float in [-1, 1].
         codec: "exact" (O-BELM, reversible), "ddim" (DiffAE, eq. 8), "offsets" (DDIM with stored corrections), or
             "reference" (DDIM as the official code walks it, for the same numbers).
         steps: noise levels; the exact codec evaluates the network steps + 1 times here and steps times in decode.
         storage: type of the stochastic code: float32, or float16 for half the size and rounding below one grey level.
         progress: called with (images done, images in all).
         """
-        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        inputs = self.read(images)
         return self._encode(
             inputs, lambda x0, _: Condition(z=self.encoder(x0)), noise=noise, codec=codec, steps=steps,
             storage=storage, batch_size=batch_size, progress=progress,
@@ -88,8 +89,9 @@ class DiffusionAutoencoder(ImageModel):
         steer: Callable[[Condition, slice], BoundDenoiser] | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """Pixels of codes, float32, nominally in [-1, 1] and not clipped; `zsem.data.pixels.to_uint8` makes images.
+        """Pixels of codes, float32, nominally in [-1, 1] and not clipped.
 
+        `zsem.data.pixels.to_uint8` makes images of them, `config.intensity.restore` such as the model was trained on.
         Codes without noise are given fresh noise, a function of (seed, position) alone.
         steer: makes the denoiser for a part of the batch from its condition and the rows it stands for, where the
             plain one should not be used, e.g. `Extrapolate` for edits.
@@ -123,8 +125,9 @@ class DiffusionAutoencoder(ImageModel):
         return replace(rest, z=semantics.z, paths=(), sha256=())
 
     def measure_codes(
-        self, images: UInt8[Tensor, "n c h w"], held_out: UInt8[Tensor, "m c h w"], *, batch_size: int = 64
-    ) -> None:
+        self, images: ImageSet | UInt8[Tensor, "n c h w"], held_out: ImageSet | UInt8[Tensor, "m c h w"],
+        *, batch_size: int = 64,
+    ) -> None:  # fmt: skip
         """Store mean and standard deviation of z over `images`, and in the history the moments of held-out x_T.
 
         x_T of a good inversion is standard normal: a mean or variance off 0 and 1 says that the codec is at its limits.
@@ -132,7 +135,8 @@ class DiffusionAutoencoder(ImageModel):
         z = self.encode(images, noise=False, batch_size=batch_size).z
         self.z_mean.copy_(z.mean(0))
         self.z_std.copy_(z.std(0, correction=0).clamp_min(1e-8))
-        noise = self.encode(held_out[:MEASURED_NOISE]).noise
+        some = range(min(MEASURED_NOISE, len(held_out)))
+        noise = self.encode(held_out.subset(some) if isinstance(held_out, ImageSet) else held_out[: len(some)]).noise
         assert noise is not None
         self.history["x_T"] = {
             "mean": round(float(noise.x_T.mean()), 4),

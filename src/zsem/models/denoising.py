@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zsem.data.pixels import from_uint8
 from zsem.diffusion.denoiser import NetworkDenoiser
 from zsem.diffusion.losses import (
     CONDITION_DRAW,
@@ -77,7 +76,7 @@ class AutoencoderObjective:
 
     def phases(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Phase]:
         model, config = self.model, self.config
-        clean = from_uint8(batch.images.to(model.device))
+        clean = model.prepare(batch.images)
         number = config.noise_draws
         names = [(*name[:-1], name[-1] * number + k) for name in batch.names for k in range(number)]
         x0 = clean.repeat_interleave(number, dim=0)

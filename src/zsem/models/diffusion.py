@@ -14,7 +14,7 @@ from zsem.diffusion.guidance import Clip
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
 from zsem.models.imaging import STEPS, ImageModel, Progress, evaluation
-from zsem.models.inputs import Images, read_inputs
+from zsem.models.inputs import Images
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -80,7 +80,7 @@ class DiffusionModel(ImageModel):
                 settings = self._ancestral(seed, rows) if solver == "ddpm" else {}
                 start_at = x_T[rows.start : rows.stop].to(self.device)
                 steps_of = SOLVERS[solver](Clip(denoise) if clip else denoise, start_at, grid, **settings)
-                out.append(last(steps_of)[0].float().cpu())
+                out.append(self.crop(last(steps_of)[0]).float().cpu())
                 if progress is not None:
                     progress(rows.stop, number)
         return torch.cat(out)
@@ -97,7 +97,7 @@ class DiffusionModel(ImageModel):
         progress: Progress | None = None,
     ) -> Codes:
         """The noise that images come from, as Codes with an empty z; arguments as in DiffusionAutoencoder.encode."""
-        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        inputs = self.read(images)
         wanted = self._classes(classes, len(inputs.pixels))
         return self._encode(
             inputs, lambda _, rows: self._condition(wanted, rows), noise=True, codec=codec, steps=steps,
@@ -141,6 +141,6 @@ class DiffusionModel(ImageModel):
 
     def _ancestral(self, seed: int, rows: range) -> dict[str, object]:
         def noise(step: int) -> Tensor:
-            return draws.normal([(seed, position, step) for position in rows], self.image_shape)
+            return draws.normal([(seed, position, step) for position in rows], self.noise_shape)
 
         return {"noise": noise, "variance": "learned" if self.config.learned_range else "small"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +10,18 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
+from zsem.data.intensity import Intensity
+from zsem.data.pixels import displayable
+from zsem.data.shaping import sides
 from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.models.base import Model
-from zsem.models.inputs import Inputs
+from zsem.models.inputs import Images, Inputs, read_inputs
 from zsem.nets.unet import UNet
 from zsem.values import draws
 from zsem.values.codes import Codes, Noise
@@ -37,10 +42,14 @@ class ImageModel(Model):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        image_size: int = 64
-        """side of the square images, pixels"""
+        image_size: int | tuple[int, int] = 64
+        """side of the square images, or height and width, pixels; what the networks cannot halve is padded inside"""
         image_channels: int = 3
         """1 for grey, 3 for colour, any number for other data"""
+        intensity: Intensity = field(default_factory=Intensity)
+        """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
+        background: str = "white"
+        """colour behind transparent pixels of image files"""
         prediction: Literal["v", "eps", "x0"] = "v"
         """what the U-Net predicts"""
         unet: UNet.Config = field(default_factory=UNet.Config)
@@ -48,13 +57,23 @@ class ImageModel(Model):
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
         """noise levels that the model was trained with"""
 
-    def __init__(self, config: Config, *, z_dim: int | None = None, out_channels: int | None = None) -> None:
+    def __init__(
+        self, config: Config, *, z_dim: int | None = None, out_channels: int | None = None, multiple: int = 1
+    ) -> None:
+        """multiple: what further networks need the sides of images to be multiples of."""
         super().__init__(config)
+        multiple = math.lcm(multiple, config.unet.multiple)
+        height, width = sides(config.image_size)
+        if min(height, width) < 1:
+            raise ZsemError(f"image size {config.image_size} is none: give 1 pixel or more")
+        self.image_shape = (config.image_channels, height, width)
+        """Channels, height and width of the images."""
+        self.noise_shape = (config.image_channels, *(-(-side // multiple) * multiple for side in (height, width)))
+        """The same as the networks have them, padded: the shape of x_T."""
         self.unet = UNet(
-            config.unet, image_size=config.image_size, image_channels=config.image_channels,
+            config.unet, image_size=max(self.noise_shape[1:]), image_channels=config.image_channels,
             z_dim=z_dim, out_channels=out_channels,
         )  # fmt: skip
-        check_size(config.image_size, "unet", self.unet.multiple)
         self.schedule = NoiseSchedule(config.schedule)
 
     @property
@@ -67,10 +86,37 @@ class ImageModel(Model):
         """What arithmetic codes are made with: exact decoding asks for the same."""
         return f"torch {torch.__version__} {self.device.type} float32"
 
+    def read(self, images: Images) -> Inputs:
+        """Images of any kind as this model takes them. ZsemError: they cannot be read, or do not fit."""
+        return read_inputs(images, self.image_shape, self.config.intensity, self.config.background)
+
+    def prepare(self, pixels: Shaped[Tensor, "b c h w"]) -> Float32[Tensor, "b c h2 w2"]:
+        """Pixels as they are stored, as the networks see them: in [-1, 1], padded, on the model's device."""
+        if pixels.dtype == torch.uint8:  # a quarter of the bytes to move
+            pixels = pixels.to(self.device)
+        return self.pad(self.config.intensity.normalise(pixels).to(self.device))
+
+    def display(self, x: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b c2 h w"]:
+        """Images in [-1, 1] as pictures to look at: 8 bits, clipped, grey or RGB."""
+        return displayable(self.config.intensity.display(x))
+
+    def pad(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """Images with their edges repeated, to sizes that all levels of the networks can halve; undone by `crop`."""
+        left, top = self._margins
+        bottom, right = (b - a for a, b in zip(self.image_shape[1:], self.noise_shape[1:], strict=True))
+        if not bottom and not right:
+            return x
+        return F.pad(x, (left, right - left, top, bottom - top), mode="replicate")
+
+    def crop(self, x: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b c h w"]:
+        """The images inside what the networks made."""
+        left, top = self._margins
+        return x[..., top : top + self.image_shape[1], left : left + self.image_shape[2]]
+
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width."""
-        return self.config.image_channels, self.config.image_size, self.config.image_size
+    def _margins(self) -> tuple[int, int]:
+        """Pixels to the left of the image and above it."""
+        return (self.noise_shape[2] - self.image_shape[2]) // 2, (self.noise_shape[1] - self.image_shape[1]) // 2
 
     def grid(self, steps: int, codec: str = "exact") -> TimeGrid:
         """A codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image.
@@ -85,7 +131,7 @@ class ImageModel(Model):
 
     def fresh_noise(self, number: int, *, seed: int = 0) -> Noise:
         """Standard normal x_T; the one at a position depends on (seed, position) alone."""
-        return Noise(x_T=draws.normal([(seed, position) for position in range(number)], self.image_shape))
+        return Noise(x_T=draws.normal([(seed, position) for position in range(number)], self.noise_shape))
 
     def _encode(
         self,
@@ -108,7 +154,7 @@ class ImageModel(Model):
         with evaluation(self):
             for start in range(0, number, batch_size):
                 rows = slice(start, min(start + batch_size, number))
-                x0 = inputs.part(rows).to(self.device)
+                x0 = self.pad(inputs.part(rows).to(self.device))
                 cond = condition(x0, rows)
                 zs.append(torch.empty(len(x0), 0) if cond.z is None else cond.z.cpu())
                 if noise:
@@ -143,7 +189,7 @@ class ImageModel(Model):
             for start in range(0, len(codes), batch_size):
                 rows = slice(start, min(start + batch_size, len(codes)))
                 part = noise.map(lambda tensor, rows=rows: tensor[rows].to(self.device))
-                out.append(CODECS[codes.codec].decode(denoiser(rows), part, grid).float().cpu())
+                out.append(self.crop(CODECS[codes.codec].decode(denoiser(rows), part, grid)).float().cpu())
                 if progress is not None:
                     progress(rows.stop, len(codes))
         return torch.cat(out)
@@ -158,9 +204,9 @@ class ImageModel(Model):
             )
 
 
-def check_size(size: int, name: str, multiple: int) -> None:
+def check_size(size: int | tuple[int, int], name: str, multiple: int) -> None:
     """Raise ZsemError where a network's levels cannot halve images of this size."""
-    if size % multiple:
+    if any(side % multiple for side in sides(size)):
         raise ZsemError(f"image size {size} does not fit the {name}: it must be a multiple of {multiple}")
 
 

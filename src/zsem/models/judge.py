@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zsem.data.pixels import from_uint8
+from zsem.data.intensity import Intensity
+from zsem.data.shaping import sides
 from zsem.models.base import Model
 from zsem.models.imaging import check_size, evaluation
 from zsem.models.inputs import Images, read_inputs
@@ -34,10 +35,12 @@ class Judge(Model):
     class Config:
         attributes: tuple[str, ...]
         """names of the attributes, in the order of the logits"""
-        image_size: int = 64
-        """side of the square images, pixels"""
+        image_size: int | tuple[int, int] = 64
+        """side of the square images, or height and width, pixels"""
         image_channels: int = 3
         """1 for grey, 3 for colour, any number for other data"""
+        intensity: Intensity = field(default_factory=Intensity)
+        """how stored values become -1 .. 1: by default 8 bits"""
         net: SemanticEncoder.Config = field(
             default_factory=lambda: SemanticEncoder.Config(
                 channels=32, channel_mult=(1, 2, 4), num_res_blocks=1, attention_resolutions=(), patch=2, pool=4
@@ -51,11 +54,11 @@ class Judge(Model):
         super().__init__(config)
         self.net = SemanticEncoder(
             config.net,
-            image_size=config.image_size,
+            image_size=max(sides(config.image_size)),
             image_channels=config.image_channels,
             z_dim=len(config.attributes),
         )
-        check_size(config.image_size, "judge", self.net.multiple)
+        check_size(config.image_size, "judge", config.net.multiple)
 
     def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b a"]:
         """Logits for images in [-1, 1]."""
@@ -63,7 +66,8 @@ class Judge(Model):
 
     def logits(self, images: Images, *, batch_size: int = 64) -> Float[Tensor, "n a"]:
         """Logits for images of any kind that `DiffusionAutoencoder.encode` takes, on the CPU and without gradients."""
-        inputs = read_inputs(images, self.config.image_size, self.config.image_channels)
+        shape = (self.config.image_channels, *sides(self.config.image_size))
+        inputs = read_inputs(images, shape, self.config.intensity)
         starts = range(0, len(inputs.pixels), batch_size)
         with evaluation(self):
             parts = [self(inputs.part(slice(start, start + batch_size)).to(self.device)).cpu() for start in starts]
@@ -90,7 +94,7 @@ class JudgeObjective:
         labels, device = batch.attributes, self.model.device
         if labels is None or labels.shape[1] != len(self.model.config.attributes):
             raise ValueError("a judge is trained on batches that have its attributes")
-        x0 = from_uint8(batch.images.to(device))
+        x0 = self.model.config.intensity.normalise(batch.images).to(device)
         names = [(*name, NOISE_DRAW) for name in batch.names]
         sigma = [self.config.noise * draws.generator(*name, 1).random() for name in names]
         noise = draws.normal(names, tuple(x0.shape[1:])).to(x0)

@@ -37,10 +37,14 @@ class SemanticEncoder(nn.Module):
         pool: int = 1
         """side of the pooled map that the last linear layer reads; 1 is the paper's global average"""
 
+        @property
+        def multiple(self) -> int:
+            """What the sides of images must be multiples of."""
+            return self.patch * 2 ** (len(self.channel_mult) - 1)
+
     def __init__(self, config: Config, *, image_size: int, image_channels: int, z_dim: int):
         super().__init__()
         self.config = config
-        self.multiple = config.patch * 2 ** (len(config.channel_mult) - 1)
         width = config.channels
         c, size = width * config.channel_mult[0], image_size // config.patch
         self.stem = nn.Conv2d(image_channels * config.patch**2, c, 3, padding=1)

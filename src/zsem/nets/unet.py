@@ -93,11 +93,15 @@ class HalfUNet(nn.Module):
         time_scale: float = 1.0
         """factor on the timestep before it is embedded (improved DDPM: 1000 / timesteps)"""
 
+        @property
+        def multiple(self) -> int:
+            """What the sides of images must be multiples of."""
+            return self.patch * 2 ** (len(self.channel_mult) - 1)
+
     def __init__(self, config: Config, *, image_size: int, image_channels: int, z_dim: int | None = None):
         super().__init__()
         self.config = config
-        self.patch = config.patch
-        self.multiple = config.patch * 2 ** (len(config.channel_mult) - 1)
+        self.patch, self.multiple = config.patch, config.multiple
         width, embed = config.channels, config.embed_channels
         self.time_embed = nn.Sequential(nn.Linear(width, embed), nn.SiLU(), nn.Linear(embed, embed))
         self.class_embed = None if config.num_classes is None else nn.Embedding(config.num_classes, embed)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from zsem.data.batches import Batches
 from zsem.data.images import ImageSet
+from zsem.data.intensity import choose_intensity
 from zsem.models.base import Model
 from zsem.models.judge import Judge, JudgeObjective
 from zsem.semantics.probes import auroc, is_binary, labelled
@@ -54,7 +55,10 @@ def judge_for(
     folder, images = Path(folder), binary_attributes(images)
     training = images.split("train")
     names = tuple(images.attributes)
-    config = config or Judge.Config(attributes=names, image_size=images.size, image_channels=images.channels)
+    config = config or Judge.Config(
+        attributes=names, image_size=images.size, image_channels=images.channels,
+        intensity=choose_intensity(training.pixels),
+    )  # fmt: skip
     checksum = hashlib.sha256(training.pixels.numpy().data).hexdigest()
     if (folder / "config.json").exists():
         judge = Judge.from_pretrained(folder)
@@ -94,7 +98,7 @@ def judge_for(
 
 def held_out_auroc(judge: Judge, held_out: ImageSet) -> dict[str, float]:
     """AUROC of every attribute on images that the judge has not seen; attributes of one kind only are left out."""
-    logits = judge.logits(held_out.pixels)
+    logits = judge.logits(held_out)
     found = {}
     for column, name in enumerate(judge.config.attributes):
         known, labels = labelled(logits[:, column : column + 1], held_out.attributes[name])

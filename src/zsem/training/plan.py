@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from zsem.data.images import ImageSet, load_images
+from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.training.images import ImageOptions, Source, read_images
 from zsem.training.presets import Preset, find_preset
 from zsem.values.errors import ZsemError
 
@@ -21,6 +22,7 @@ class Plan:
     preset: Preset
     init: str | None = None
     limit: int | None = None
+    reading: ImageOptions = field(default_factory=ImageOptions)
     images: str = ""
     """checksum of the training images"""
 
@@ -40,8 +42,9 @@ def stored_plan(out: Path) -> Plan:
 
 def new_plan(
     preset: str | Path | Preset,
-    size: int | None,
+    size: int | tuple[int, int] | None,
     *,
+    reading: ImageOptions,
     init: str | None = None,
     config: DiffusionAutoencoder.Config | None = None,
     limit: int | None = None,
@@ -52,23 +55,16 @@ def new_plan(
     if config is not None:
         preset = replace(preset, model=config)
     if size is not None:
+        if reading.keep_shape:
+            raise ZsemError("give --size or --keep-shape, not both")
         preset = replace(preset, model=replace(preset.model, image_size=size))
-    return Plan(preset=preset, init=init, limit=limit)
+    return Plan(preset=preset, init=init, limit=limit, reading=reading)
 
 
-def images_for(data: str | Path | ImageSet, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
-    """The images to train on, and the plan with their channels and checksum; raises ZsemError where they do not fit."""
-    config = plan.preset.model
-    if isinstance(data, ImageSet):
-        images = data.limit(plan.limit)
-        if images.size != config.image_size:
-            raise ZsemError(f"the images are {images.size} px and the model is for {config.image_size} px; give --size")
-    else:
-        images = load_images(data, size=config.image_size, limit=plan.limit)
-    if images.channels != config.image_channels:
-        if resume or plan.init is not None:
-            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
-        config = replace(config, image_channels=images.channels)
+def images_for(data: Source, plan: Plan, *, resume: bool) -> tuple[ImageSet, Plan]:
+    """The images to train on, and the plan with what they ask of the model; raises ZsemError where they do not fit."""
+    fixed = resume or plan.init is not None
+    images, config = read_images(data, plan.preset.model, plan.reading, limit=plan.limit, fixed=fixed)
     checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
     if resume and plan.images != checksum:
         raise ZsemError("the training to resume had other images; take the same, or begin a new one with --init")

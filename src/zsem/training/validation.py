@@ -10,7 +10,6 @@ from zsem.data.images import ImageSet
 from zsem.diffusion.losses import Weighting, diffusion_loss, weight
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.imaging import evaluation
-from zsem.models.inputs import read_inputs
 from zsem.values import draws
 from zsem.values.prediction import Condition
 
@@ -38,7 +37,7 @@ def validate(
     batch_size: int = 32,
 ) -> ValidationFigures:
     """The denoising loss of `model` on `images`, each with noise that is a function of its path and the timestep."""
-    inputs = read_inputs(images, model.config.image_size, model.config.image_channels)
+    inputs = model.read(images)
     names = [draws.name_of(path) for path in images.paths]
     T = model.schedule.timesteps
     timesteps = [(2 * level + 1) * T // (2 * levels) for level in range(levels)]
@@ -46,7 +45,7 @@ def validate(
     with evaluation(model):
         for start in range(0, len(names), batch_size):
             rows = slice(start, min(start + batch_size, len(names)))
-            x0 = inputs.part(rows).to(model.device)
+            x0 = model.pad(inputs.part(rows).to(model.device))
             cond = Condition(z=model.encoder(x0))
             for level, timestep in enumerate(timesteps):
                 eps = draws.normal([(*name, timestep) for name in names[rows]], tuple(x0.shape[1:])).to(x0)

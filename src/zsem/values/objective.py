@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 class Batch:
     """One training batch and the name of every random draw made for it.
 
-    images: uint8 pixels as they lie in the cache, flips already applied, [b, c, h, w].
+    images: pixels as they are stored (8 bits, 16 or floats), flips already applied, [b, c, h, w].
     classes: class index of every image, -1 where unknown, or None for data without classes, [b].
     attributes: label of every image for every attribute, NaN where unknown, in the order of the data's attributes, or
         None for data without attributes, [b, a].
     names: (seed, iteration, position) for every image; draws append one integer for their purpose.
     """
 
-    images: UInt8[Tensor, "b c h w"]
+    images: Shaped[Tensor, "b c h w"]
     names: list[tuple[int, ...]]
     classes: Int[Tensor, " b"] | None = None
     attributes: Float[Tensor, "b a"] | None = None

@@ -1,0 +1,79 @@
+"""The images of a training: how they are read, and what they ask of the model's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from zsem.data.images import ImageSet, load_images
+from zsem.data.intensity import EIGHT_BITS, Intensity, choose_intensity, intensity_note
+from zsem.data.shaping import sides
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.values.errors import ZsemError
+
+Source = str | Path | ImageSet | Dataset
+"""A folder, an archive or a table of images, images that were read, or a torch Dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How the images of a training are read, beyond what the model's configuration says."""
+
+    keep_shape: bool = False
+    """resize nothing: the images, all of one size, are taken as they are, and the model is made for them"""
+    intensity: Literal["full", "percentiles"] | None = None
+    """what becomes -1 .. 1: the type's whole range (default), or percentiles 0.1 to 99.9 (default for floats)"""
+    window: tuple[float, float] | None = None
+    """low and high value that become -1 .. 1, in place of --intensity; what lies outside is not clipped"""
+    group: str | None = None
+    """column of attributes.csv that names what no split may divide (patient, slide); by default the one named group"""
+
+
+def read_images(
+    data: Source, config: DiffusionAutoencoder.Config, options: ImageOptions, *, limit: int | None, fixed: bool
+) -> tuple[ImageSet, DiffusionAutoencoder.Config]:
+    """The images to train on, and the configuration for them: their size, channels and intensity.
+
+    fixed: the model is there already, so that the images must fit it.
+    ZsemError: they do not, or they cannot be read.
+    """
+    if isinstance(data, ImageSet):
+        images = data.limit(limit)
+    else:
+        images = load_images(
+            data, size=None if options.keep_shape else config.image_size, group=options.group, limit=limit,
+            depth=config.intensity.depth if fixed else None, background=config.background,
+        )  # fmt: skip
+    if sides(images.size) != sides(config.image_size):
+        if fixed or not options.keep_shape:
+            there, wanted = (
+                str(size) if isinstance(size, int) else " x ".join(map(str, size))
+                for size in (images.size, config.image_size)
+            )
+            raise ZsemError(f"the images are {there} px and the model is for {wanted} px: give --size, or --keep-shape")
+        config = replace(config, image_size=images.size)
+    if images.channels != config.image_channels:
+        if fixed:
+            raise ZsemError(f"the model takes {config.image_channels} channels, the images have {images.channels}")
+        config = replace(config, image_channels=images.channels)
+    if not fixed and config.intensity == EIGHT_BITS:
+        config = replace(config, intensity=intensity_for(images, options))
+    elif config.intensity.depth != images.depth:
+        raise ZsemError(f"the model takes {config.intensity.depth} values, the images have {images.depth}")
+    extremes = [value for original in images.originals for value in (original.low, original.high)]
+    note = intensity_note(config.intensity, min(extremes), max(extremes)) if extremes else None
+    return (replace(images, notes=[*images.notes, note]) if note else images), config
+
+
+def intensity_for(images: ImageSet, options: ImageOptions) -> Intensity:
+    """The map of stored values to -1 .. 1 that `options` ask for. ZsemError: both a window and another policy."""
+    if options.window is not None:
+        if options.intensity is not None:
+            raise ZsemError("give --intensity or --window, not both")
+        return choose_intensity(images.pixels[:0], low=options.window[0], high=options.window[1])
+    if options.intensity == "full" or (options.intensity is None and images.depth != "float32"):
+        return choose_intensity(images.pixels[:0], kind="full")
+    return choose_intensity(images.split("train").pixels, kind="percentiles")
