@@ -134,7 +134,7 @@ preset = Preset(
         unet=UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(), embed_channels=32),
         encoder=SemanticEncoder.Config(channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1),
     ),
-    training=Loop.Config(batch_size=8, warmup=2, log_every=1, precision="fp32"),
+    training=Loop.Config(batch_size=8, accumulate=int(sys.argv[3]), warmup=2, log_every=1, precision="fp32"),
 )
 api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=6)
 """
@@ -142,20 +142,27 @@ api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=6)
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(image_folder, tmp_path):
+    """The two of them go through their halves of a batch in two parts each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     one = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     two = {**one, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     command = [sys.executable, "-c", TWO, str(image_folder)]
-    subprocess.run([*command, str(tmp_path / "one")], check=True, env=one, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "one"), "1"], check=True, env=one, capture_output=True)
     ranks = [
-        subprocess.Popen([*command, str(tmp_path / "two")], env={**two, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        subprocess.Popen(
+            [*command, str(tmp_path / "two"), "2"], env={**two, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
         for rank in range(2)
     ]
     assert [rank.wait(timeout=200) for rank in ranks] == [0, 0]
     losses = [
-        [line["loss"] for line in map(json.loads, (tmp_path / name / "metrics.jsonl").open()) if "loss" in line]
+        [
+            line["loss"]
+            for line in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+            if "loss" in line
+        ]
         for name in ("one", "two")
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)

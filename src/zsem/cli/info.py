@@ -73,7 +73,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield prefix + name, f"{value:.6g}"
         elif isinstance(value, int) and not isinstance(value, bool):
             yield prefix + name, f"{value:,}"
-        elif isinstance(value, (list, tuple)) and all(isinstance(item, float) for item in value):
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, float) for item in value):
             yield prefix + name, ", ".join(f"{item:.4g}" for item in value)
         else:
             yield prefix + name, str(value)

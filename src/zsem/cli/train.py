@@ -137,7 +137,7 @@ def estimate_report(
         "parameters": f"{measured.parameters:,}",
         "speed": f"{measured.images_per_second:.1f} images/s, {measured.batch_size} images per iteration",
         **{
-            name: f"{clock(length['seconds'])} h, {length['iterations']:,} iterations, {length['images']:,} images"
+            name: f"{clock(length['seconds'])} (h:mm:ss), {length['iterations']:,} iterations, {length['images']:,} images"
             for name, length in (("the training", whole), ("recommended", recommended))
         },
         "memory at most": memory,
