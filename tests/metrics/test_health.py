@@ -62,12 +62,12 @@ def test_one_image_has_no_other(small_model, images):
 
 
 def train(images, preset, folder, *, encoder: bool):
-    """A real training of 120 iterations; without `encoder`, z is the same for all images and has no gradient."""
+    """A real training of 90 iterations; without `encoder`, z is the same for all images and has no gradient."""
     loop, batches = api.assemble(images, Plan(preset=preset), folder, lambda _: None)
     if not encoder:
         for parameter in loop.model.encoder.parameters():
             parameter.requires_grad_(False).zero_()
-    return loop.run(batches, iterations=120)
+    return loop.run(batches, iterations=90)
 
 
 def test_it_tells_a_run_without_encoder_from_a_good_one(images, quick_preset, tmp_path):

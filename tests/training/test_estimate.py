@@ -23,7 +23,7 @@ def test_sizes_are_those_of_a_training_and_nothing_is_left(image_folder, quick_p
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert found.images_per_second > 0
     assert found.peak_memory > 50e6  # torch alone
-    api.train(images, tmp_path / "run", preset=quick_preset, iterations=200, say=lambda _: None)
+    api.train(images, tmp_path / "run", preset=quick_preset, iterations=100, say=lambda _: None)
     (folder,) = (tmp_path / "run" / "checkpoints").iterdir()
     written = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     assert found.checkpoint_size == pytest.approx(written, rel=0.1)  # small networks have relatively large headers

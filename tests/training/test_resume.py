@@ -15,7 +15,7 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.training import checkpoint
 from zsem.values.errors import ZsemError
 
-ITERATIONS = 24
+ITERATIONS = 15
 
 TRAIN = """
 import sys
@@ -29,8 +29,12 @@ from zsem.training.presets import Preset
 preset = Preset(
     model=DiffusionAutoencoder.Config(
         image_size=16, z_dim=8,
-        unet=UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(), embed_channels=32, dropout=0.2),
-        encoder=SemanticEncoder.Config(channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1),
+        unet=UNet.Config(
+            channels=16, channel_mult=(1, 2), attention_resolutions=(), embed_channels=32, dropout=0.2, patch=4
+        ),
+        encoder=SemanticEncoder.Config(
+            channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1, patch=4
+        ),
     ),
     training=Loop.Config(batch_size=8, warmup=5, log_every=3, checkpoint_minutes=0.0, picture_minutes=1e9),
 )

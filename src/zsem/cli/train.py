@@ -136,14 +136,18 @@ def estimate_report(
     texts = {
         "parameters": f"{measured.parameters:,}",
         "speed": f"{measured.images_per_second:.1f} images/s, {measured.batch_size} images per iteration",
-        **{
-            name: f"{clock(length['seconds'])} (h:mm:ss), {length['iterations']:,} iterations, {length['images']:,} images"
-            for name, length in (("the training", whole), ("recommended", recommended))
-        },
+        "the training": length_text(whole),
+        "recommended": length_text(recommended),
         "memory at most": memory,
         "checkpoint": f"{size_text(measured.checkpoint_size)}; all of RUN {size_text(measured.run_size)}",
     }
     return Report(figures=figures, rows=[{"estimate": name, "": text} for name, text in texts.items()])
+
+
+def length_text(length: dict[str, Any]) -> str:
+    """How long a training is, in time, iterations and images."""
+    time = clock(length["seconds"])
+    return f"{time} (h:mm:ss), {length['iterations']:,} iterations, {length['images']:,} images"
 
 
 def size_text(size: int) -> str:

@@ -23,7 +23,9 @@ from zsem.values.errors import ZsemError
 
 ITERATIONS = 400
 OBJECTIVE = JudgeObjective.Config()
-SETTINGS = Loop.Config(learning_rate=2e-3, warmup=50, log_every=20, checkpoint_minutes=1.0, flip=False)
+SETTINGS = Loop.Config(
+    learning_rate=2e-3, warmup=50, log_every=20, checkpoint_minutes=1.0, flip=False, ema_others=(), ema_snapshots=0
+)
 
 
 def binary_attributes(images: ImageSet) -> ImageSet:

@@ -97,13 +97,13 @@ class Loop:
         *,
         measure: Callable[[Model, bool], None],
         picture: Callable[[Model, Path], None],
-        validate: Callable[[Model], dict[str, Any]],
         say: Callable[[str], None],
+        validate: Callable[[Model], dict[str, Any]] | None = None,
     ) -> None:
         """measure: fills in the averaged model's statistics before it is saved; True asks for all images.
         picture: draws what the averaged model makes into a PNG file.
-        validate: figures of the averaged model on held-out images, "loss" among them, JSON-able.
         say: told a line of progress now and then.
+        validate: figures of the averaged model on held-out images, "loss" among them, JSON-able.
 
         Raises ZsemError where the config makes no sense, or a checkpoint in `folder` cannot be read.
         """
@@ -320,6 +320,8 @@ class Loop:
 
     def run_validation(self) -> None:
         """Judge the averaged model on held-out images; its history remembers the figures."""
+        if self.validate is None:
+            return
         figures = self.validate(self.average)
         self.average.history["validation"] = figures
         self.validated = self.progress.iteration
