@@ -91,3 +91,31 @@ def test_what_cannot_be_shared_is_refused():
     for options in ({"batch_size": 5, "world_size": 2}, {"batch_size": 0}, {"batch_size": 4, "rank": 1}):
         with pytest.raises(ValueError, match="cannot be shared"):
             Batches(numbered(4), **options)
+
+
+@given(st.integers(1, 9), st.integers(1, 12))
+def test_parts_are_the_batch_in_order(size, number):
+    whole = Batches(numbered(9), batch_size=size, seed=1).batch(4)
+    parts = whole.parts(number)
+    assert len(parts) == min(size, number)
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert [name for part in parts for name in part.names] == whole.names
+    sizes = [len(part.names) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_labels_go_with_their_parts(labelled_discs):
+    whole = Batches(labelled_discs, batch_size=8, seed=1).batch(0)
+    first, second = whole.parts(2)
+    assert torch.equal(torch.cat([first.attributes, second.attributes]).nan_to_num(-1), whole.attributes.nan_to_num(-1))
+    assert first.classes is None
+
+
+def test_the_paths_of_an_iteration_are_those_of_its_images(labelled_discs):
+    ranks = [Batches(labelled_discs, batch_size=8, seed=1, rank=rank, world_size=2) for rank in range(2)]
+    paths = ranks[0].paths(70)
+    assert paths == ranks[1].paths(70)
+    rows = [labelled_discs.paths.index(path) for path in paths]
+    for rank, batches in enumerate(ranks):
+        assert torch.equal(batches.batch(70).images, labelled_discs.pixels[rows[rank::2]])
+    assert set(Batches(numbered(3), batch_size=3).paths(0)) == {"image 0", "image 1", "image 2"}

@@ -22,3 +22,9 @@ def test_different_names_give_independent_normal_numbers():
     assert abs(x.var() - 1) < 0.02
     correlation = torch.corrcoef(x) - torch.eye(200)
     assert correlation.abs().max() < 0.25
+
+
+def test_texts_have_names_of_their_own():
+    names = {draws.name_of(f"folder/{i}.png") for i in range(1000)}
+    assert len(names) == 1000
+    assert draws.name_of("a") == (0xCA978112, 0xCA1BBDCA)  # the first eight bytes of its SHA-256

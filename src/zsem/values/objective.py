@@ -28,7 +28,8 @@ class Batch:
     attributes: Float[Tensor, "b a"] | None = None
 
     def parts(self, number: int) -> list[Batch]:
-        """The batch cut into `number` parts of nearly equal size, in order; draws keep their names."""
+        """The batch cut into `number` parts of nearly equal size, in order, none of them empty; draws keep their names."""
+        number = min(number, len(self.names))
         size, more = divmod(len(self.names), number)
         ends = list(itertools.accumulate(size + (i < more) for i in range(number)))
         return [
