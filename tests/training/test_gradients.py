@@ -33,10 +33,10 @@ def first_step(images, preset, tmp_path, **settings):
     return loss, torch.cat([row["exp_avg"].flatten() for row in state.values()])
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 8])
-def test_parts_of_a_batch_add_up_to_its_gradient(images, quick_preset, tmp_path, accumulate):
+@pytest.mark.parametrize(("accumulate", "replicas"), [(2, 1), (3, 1), (8, 1), (3, 2), (8, 2)])
+def test_parts_of_a_batch_add_up_to_its_gradient(images, quick_preset, tmp_path, accumulate, replicas):
     loss, gradient = first_step(images, quick_preset, tmp_path)
-    in_parts = first_step(images, quick_preset, tmp_path, accumulate=accumulate)
+    in_parts = first_step(images, quick_preset, tmp_path, accumulate=accumulate, replicas=replicas)
     assert in_parts[0] == pytest.approx(loss, rel=1e-6)
     assert gradient.norm() > 1e-3
     assert (in_parts[1] - gradient).norm() < 1e-5 * gradient.norm()
@@ -58,6 +58,13 @@ def test_stages_computed_twice_have_the_same_gradient(images, quick_preset, tmp_
     again = first_step(images, preset, tmp_path, checkpoint_stages=True)
     assert again[0] == loss
     assert torch.equal(again[1], gradient)
+
+
+def test_copies_that_share_a_batch_compute_their_stages_twice_too(images, quick_preset, tmp_path):
+    loss, gradient = first_step(images, quick_preset, tmp_path)
+    again = first_step(images, quick_preset, tmp_path, checkpoint_stages=True, replicas=2)
+    assert again[0] == pytest.approx(loss, rel=1e-6)
+    assert (again[1] - gradient).norm() < 1e-5 * gradient.norm()
 
 
 def test_stages_computed_twice_keep_less(quick_preset):

@@ -173,8 +173,7 @@ class Loop:
                 rate = config.learning_rate * factor
                 p.losses.append(self.step(batches, rate))
                 before, now = now, time.perf_counter()
-                p.seconds += now - before
-                self.agree()
+                p.seconds = self.stop.agree(self.accelerator, p.seconds + now - before)
                 if self.main:
                     self.keep_records(rate, pending, batches)
                     if self.due("word", SAY_SECONDS):
@@ -379,15 +378,6 @@ class Loop:
         if failures:
             raise ZsemError(f"no checkpoint in {folder} can be read; begin a new training with --init {self.folder}")
         return checkpoint.Progress(losses=[])
-
-    def agree(self) -> None:
-        """One clock and one will for all processes: the slowest clock, and a stop that any of them was asked for."""
-        if self.accelerator.num_processes > 1:
-            mine = torch.tensor([self.progress.seconds, float(self.stop.made)], device=self.accelerator.device)
-            everyone = self.accelerator.gather(mine)
-            assert isinstance(everyone, Tensor)
-            seconds, stop = everyone.view(-1, 2).amax(dim=0).tolist()
-            self.progress.seconds, self.stop.made = seconds, stop > 0
 
 
 def check(config: Loop.Config) -> Loop.Config:

@@ -6,6 +6,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from accelerate import Accelerator
+
 
 class StopRequest:
     """Set by Ctrl-C or SIGTERM while one listens: the training finishes its iteration, saves and leaves."""
@@ -16,6 +19,17 @@ class StopRequest:
     def make(self, *_: object) -> None:
         """Ask for the stop; takes what a signal handler is given."""
         self.made = True
+
+    def agree(self, accelerator: Accelerator, seconds: float) -> float:
+        """One will and one clock for all processes: a stop that any of them was asked for, and the slowest clock."""
+        if accelerator.num_processes == 1:
+            return seconds
+        mine = torch.tensor([seconds, float(self.made)], device=accelerator.device)
+        everyone = accelerator.gather(mine)
+        assert isinstance(everyone, torch.Tensor)
+        slowest, stop = everyone.view(-1, 2).amax(dim=0).tolist()
+        self.made = stop > 0
+        return slowest
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ class Batch:
     attributes: Float[Tensor, "b a"] | None = None
 
     def parts(self, number: int) -> list[Batch]:
-        """The batch cut into `number` parts of nearly equal size, in order, none of them empty; draws keep their names."""
+        """The batch in order in `number` parts of nearly equal size, fewer where some were empty; names stay."""
         number = min(number, len(self.names))
         size, more = divmod(len(self.names), number)
         ends = list(itertools.accumulate(size + (i < more) for i in range(number)))
