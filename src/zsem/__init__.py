@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zsem.data.images import ImageSet, load_images
     from zsem.data.pixels import to_uint8
     from zsem.diffusion.denoiser import NetworkDenoiser, bind
-    from zsem.diffusion.guidance import Extrapolate
+    from zsem.diffusion.guidance import ClassifierGuidance, Extrapolate, SemanticGuidance
     from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.values.codes import Codes, Noise
@@ -30,7 +30,7 @@ _HOMES = {
     "zsem.data.images": ("ImageSet", "load_images"),
     "zsem.data.pixels": ("to_uint8",),
     "zsem.diffusion.denoiser": ("NetworkDenoiser", "bind"),
-    "zsem.diffusion.guidance": ("Extrapolate",),
+    "zsem.diffusion.guidance": ("ClassifierGuidance", "Extrapolate", "SemanticGuidance"),
     "zsem.diffusion.schedule": ("NoiseSchedule", "TimeGrid"),
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
     "zsem.values.codes": ("Codes", "Noise"),
@@ -41,6 +41,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ClassifierGuidance",
     "Codes",
     "Condition",
     "DiffusionAutoencoder",
@@ -51,6 +52,7 @@ __all__ = [
     "Noise",
     "NoiseSchedule",
     "Prediction",
+    "SemanticGuidance",
     "TimeGrid",
     "ZsemError",
     "bind",
