@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zsem.data.intensity import Intensity
     from zsem.data.pixels import to_uint8
     from zsem.diffusion.denoiser import NetworkDenoiser, bind
-    from zsem.diffusion.guidance import Extrapolate
+    from zsem.diffusion.guidance import ClassifierGuidance, Extrapolate, SemanticGuidance
     from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.training.images import ImageOptions
@@ -33,7 +33,7 @@ _HOMES = {
     "zsem.data.intensity": ("Intensity",),
     "zsem.data.pixels": ("to_uint8",),
     "zsem.diffusion.denoiser": ("NetworkDenoiser", "bind"),
-    "zsem.diffusion.guidance": ("Extrapolate",),
+    "zsem.diffusion.guidance": ("ClassifierGuidance", "Extrapolate", "SemanticGuidance"),
     "zsem.diffusion.schedule": ("NoiseSchedule", "TimeGrid"),
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
     "zsem.training.images": ("ImageOptions",),
@@ -45,6 +45,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ClassifierGuidance",
     "Codes",
     "Condition",
     "DiffusionAutoencoder",
@@ -57,6 +58,7 @@ __all__ = [
     "Noise",
     "NoiseSchedule",
     "Prediction",
+    "SemanticGuidance",
     "TimeGrid",
     "ZsemError",
     "bind",

@@ -1,6 +1,8 @@
+import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -8,13 +10,16 @@ from torch import Tensor
 from zsem.diffusion.denoiser import NetworkDenoiser
 from zsem.diffusion.losses import (
     TIMESTEP_DRAW,
+    ImportanceTimesteps,
     diffusion_loss,
+    hybrid_loss,
     stratified_draws,
     target,
     timesteps_of,
     uniform_draws,
     weight,
 )
+from zsem.diffusion.posterior import Posteriors
 from zsem.diffusion.schedule import NoiseSchedule, level_like
 from zsem.values.prediction import Condition
 
@@ -110,3 +115,178 @@ def test_stratified_timesteps_cover_the_range_evenly() -> None:
         assert int(gaps.max()) <= 2 * 1000 / 64  # independent draws leave gaps of five times the mean
         part = drawn(stratified_draws, [(0, iteration, i) for i in range(16, 32)], 1000).sort().values
         assert int(torch.cat([part, part[:1] + 1000]).diff().max()) <= 2 * 1000 / 16
+
+
+class Ranged(torch.nn.Module):
+    """A small network with a learned range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.between = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return torch.cat([self.mean(x_t), self.between(x_t)], dim=1)
+
+
+@pytest.fixture
+def ranged() -> Ranged:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Ranged()
+
+
+@torch.no_grad()
+def official_vb(network: Ranged, x0: Tensor, eps: Tensor, t: int) -> Tensor:
+    """_vb_terms_bpd of improved DDPM for eps-prediction and a learned range, in float64 and from its formulas alone."""
+    betas = np.linspace(1e-4, 0.02, 1000)
+    cumprod = np.cumprod(1 - betas)
+    before = cumprod[t - 1] if t else 1.0
+    x_t = cumprod[t] ** 0.5 * x0 + (1 - cumprod[t]) ** 0.5 * eps
+    predicted, between = network(x_t.float(), None, None).double().chunk(2, dim=1)
+    x0_hat = (x_t - (1 - cumprod[t]) ** 0.5 * predicted) / cumprod[t] ** 0.5
+    clipped = max(t, 1)
+    posterior = betas[clipped] * (1 - cumprod[clipped - 1]) / (1 - cumprod[clipped])
+    fraction = (between + 1) / 2
+    log_variance = fraction * math.log(betas[t]) + (1 - fraction) * math.log(posterior)
+    if t == 0:
+        levels = torch.distributions.Normal(x0_hat, (0.5 * log_variance).exp())
+        inner = levels.cdf(x0 + 1 / 255) - levels.cdf(x0 - 1 / 255)
+        ends = torch.where(x0 > 0.999, 1 - levels.cdf(x0 - 1 / 255), inner)
+        nats = -torch.where(x0 < -0.999, levels.cdf(x0 + 1 / 255), ends).log()
+    else:
+        coefficient = betas[t] * before**0.5 / (1 - cumprod[t])
+        gap = math.log(posterior) - log_variance
+        nats = 0.5 * (-1 - gap + gap.exp() + (coefficient * (x0 - x0_hat)) ** 2 * (-log_variance).exp())
+    return nats.mean(dim=(1, 2, 3)) / math.log(2)
+
+
+def test_the_hybrid_loss_is_that_of_improved_ddpm(ranged: Ranged, images: Tensor, noises: Tensor) -> None:
+    x0 = ((images + 1) * 127.5).round() / 127.5 - 1
+    # the mean near the truth, as at the end of a training, so that the decoder's probability is no tail
+    ranged.mean.weight.data.zero_()
+    t, near = torch.tensor([0, 1, 500, 999]), 0.3 * noises
+    denoise = NetworkDenoiser(ranged, LINEAR, "eps", learned_range=True)
+    loss = hybrid_loss(denoise, x0, near, t, Condition(), Posteriors.of_all(LINEAR))
+    assert loss.dtype == torch.float32
+    for row, at in enumerate(t.tolist()):
+        one = slice(row, row + 1)
+        simple = diffusion_loss(denoise, x0[one], near[one], t[one], Condition(), "simple")
+        vlb = official_vb(ranged, x0[one].double(), near[one].double(), at)
+        assert float(vlb) > 5e-4
+        torch.testing.assert_close(loss[one], simple + (0.001 * 1000 * vlb).float(), rtol=1e-4, atol=1e-6)
+
+
+def test_the_bound_teaches_the_variance_and_the_squared_error_the_mean(
+    ranged: Ranged, images: Tensor, noises: Tensor
+) -> None:
+    denoise = NetworkDenoiser(ranged, LINEAR, "v", learned_range=True)
+    t = torch.tensor([2, 100, 500, 999])
+    arguments = (denoise, images, noises, t, Condition())
+    (of_mean,) = torch.autograd.grad(
+        hybrid_loss(*arguments, Posteriors.of_all(LINEAR), "v").sum(), ranged.mean.weight, retain_graph=True
+    )
+    (plain,) = torch.autograd.grad(diffusion_loss(*arguments, "v").sum(), ranged.mean.weight)
+    torch.testing.assert_close(of_mean, plain)
+    for factor in (1.0, 3.0):
+        loss = hybrid_loss(*arguments, Posteriors.of_all(LINEAR), "v", vlb_weight=factor)
+        (gradient,) = torch.autograd.grad(loss.sum(), ranged.between.weight)
+        if factor == 1.0:
+            once = gradient
+    assert bool(once.abs().gt(0).any())
+    torch.testing.assert_close(gradient, 3 * once, rtol=1e-4, atol=1e-6)
+
+
+def test_descending_the_hybrid_loss_finds_the_variance_of_the_data() -> None:
+    """Pixels of N(0, 0.3^2) with their exact mean: the bound's variance is the exact one of x_s given x_t."""
+    posteriors, at = Posteriors.of_all(LINEAR), 20
+    between = torch.zeros(1, requires_grad=True)
+    alpha, sigma = (float(level) for level in LINEAR.level(torch.tensor(float(at))))
+    spread = 0.09 * alpha**2 + sigma**2
+
+    def network(x_t: Tensor, t: Tensor, cond: Condition) -> Tensor:
+        return torch.cat([x_t * sigma / spread, between.expand_as(x_t)], dim=1)
+
+    denoise = NetworkDenoiser(network, LINEAR, "eps", learned_range=True)
+    x0, eps = torch.randn(2, 256, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    optimiser = torch.optim.LBFGS([between], line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimiser.zero_grad()
+        total = hybrid_loss(denoise, 0.3 * x0, eps, torch.full((256,), at), Condition(), posteriors).mean()
+        total.backward()
+        return total
+
+    for _ in range(3):
+        optimiser.step(loss)
+    step = posteriors.steps - 1 - at
+    exact = posteriors.small[step] + posteriors.of_x0[step] ** 2 * 0.09 * sigma**2 / spread
+    found = posteriors.variance("learned", step, (between.detach().double() + 1).view(1, 1, 1, 1) / 2)
+    assert float(found) == pytest.approx(float(exact), rel=2e-3)
+    assert float(posteriors.small[step] * 1.01) < float(exact) < float(posteriors.large[step] * 0.999)
+
+
+def test_a_fixed_variance_has_no_hybrid_loss(
+    conv: Callable[..., NetworkDenoiser], images: Tensor, noises: Tensor
+) -> None:
+    with pytest.raises(ValueError, match="variance"):
+        hybrid_loss(conv(LINEAR), images, noises, torch.zeros(4).long(), Condition(), Posteriors.of_all(LINEAR))
+
+
+class OfficialResampler:
+    """LossSecondMomentResampler of improved DDPM, as it is there."""
+
+    def __init__(self, timesteps: int) -> None:
+        self.history, self.counts = np.zeros([timesteps, 10]), np.zeros([timesteps], dtype=int)
+
+    def update(self, ts: list[int], losses: list[float]) -> None:
+        for t, loss in zip(ts, losses, strict=True):
+            if self.counts[t] == 10:
+                self.history[t, :-1] = self.history[t, 1:]
+                self.history[t, -1] = loss
+            else:
+                self.history[t, self.counts[t]] = loss
+                self.counts[t] += 1
+
+    def probabilities(self) -> np.ndarray:
+        if not (self.counts == 10).all():
+            return np.ones(len(self.counts)) / len(self.counts)
+        weights = np.sqrt(np.mean(self.history**2, axis=-1))
+        return weights / np.sum(weights) * (1 - 0.001) + 0.001 / len(weights)
+
+
+def losses_of(t: Tensor, names: list[tuple[int, ...]]) -> Tensor:
+    return (1 + t).float() ** -1 * (0.5 + uniform_draws(names, 9).float())
+
+
+def test_importance_is_that_of_the_official_resampler_and_survives_a_restart() -> None:
+    ours, official = ImportanceTimesteps(8), OfficialResampler(8)
+    states = []
+    for iteration in range(20):
+        names = [(0, iteration, i) for i in range(16)]
+        t, weights = ours.draw(uniform_draws(names, TIMESTEP_DRAW))
+        np.testing.assert_allclose(weights, 1 / (8 * official.probabilities()[t]), rtol=1e-6)
+        ours.update(t, losses_of(t, names))
+        official.update(t.tolist(), losses_of(t, names).tolist())
+        np.testing.assert_allclose(ours.probabilities(), official.probabilities(), rtol=1e-12)
+        states.append(ours.state_dict())
+    assert float(ours.probabilities().max()) > 0.3  # warmed up long ago
+    again = ImportanceTimesteps(8)
+    again.load_state_dict(states[11])
+    for iteration in range(12, 20):
+        names = [(0, iteration, i) for i in range(16)]
+        t, _ = again.draw(uniform_draws(names, TIMESTEP_DRAW))
+        again.update(t, losses_of(t, names))
+        for name, value in again.state_dict().items():
+            assert torch.equal(value, states[iteration][name])
+    with pytest.raises(ValueError, match="losses"):
+        ImportanceTimesteps(9).load_state_dict(states[0])
+
+
+def test_weighted_losses_estimate_the_plain_mean() -> None:
+    sampler = ImportanceTimesteps(5, history=1)
+    sampler.update(torch.arange(5), torch.tensor([10.0, 1.0, 0.1, 5.0, 0.01]))
+    t, weights = sampler.draw((torch.arange(20000, dtype=torch.float64) + 0.5) / 20000)
+    counts = torch.bincount(t, minlength=5) / 20000
+    torch.testing.assert_close(counts.double(), sampler.probabilities(), rtol=0, atol=1e-4)
+    losses = torch.tensor([3.0, -2.0, 7.0, 1.0, 4.0])
+    assert float((weights * losses[t]).mean()) == pytest.approx(float(losses.mean()), rel=0.02)

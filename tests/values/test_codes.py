@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zsem.values import codes as codes_module
 from zsem.values import draws
-from zsem.values.codes import Codes, Noise
+from zsem.values.codes import Codes, Noise, slerp
 from zsem.values.errors import ZsemError
 
 
@@ -157,3 +157,18 @@ def test_a_full_disk_loses_nothing(tmp_path):
     assert "could not write" in done.stdout
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slerp_keeps_the_length_of_noise_and_turns_evenly():
+    a, b = torch.randn(2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, b = a / a.norm(), b / b.norm()
+    way = slerp(a, b, torch.linspace(0, 1, 5))
+    torch.testing.assert_close(way[[0, -1]], torch.cat([a, b]))
+    angles = torch.nn.functional.cosine_similarity(way[1:].flatten(1), way[:-1].flatten(1)).acos()
+    torch.testing.assert_close(angles, angles[:1].expand(4), rtol=1e-6, atol=0)
+    torch.testing.assert_close(way.flatten(1).norm(dim=1), torch.ones(5, dtype=torch.float64))
+    # of unit vectors it is Shoemake's, on the arc between them
+    x, y = torch.eye(4, dtype=torch.float64)[:2].view(2, 1, 1, 2, 2)
+    third = slerp(x, y, torch.tensor([1 / 3]))
+    assert third.flatten().tolist() == pytest.approx([3**0.5 / 2, 0.5, 0, 0], abs=1e-7)
+    torch.testing.assert_close(slerp(a, 2 * a, torch.tensor([0.5])), 1.5 * a)

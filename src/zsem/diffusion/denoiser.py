@@ -34,8 +34,13 @@ class NetworkDenoiser:
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         """Both x0 and eps in x_t's dtype: the network sees float32, the conversion around it does not lose digits."""
-        out = self.network(x_t.float(), t.float(), cond).to(x_t.dtype)
-        var_fraction = None
+        return self.answer(self.network(x_t.float(), t.float(), cond), x_t, t)
+
+    def answer(
+        self, out: Float[Tensor, "b c2 h w"], x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]
+    ) -> Prediction:
+        """What the network's output for x_t says, in x_t's dtype."""
+        out, var_fraction = out.to(x_t.dtype), None
         if self.learned_range:
             out, between = out.chunk(2, dim=1)
             var_fraction = (between + 1) / 2

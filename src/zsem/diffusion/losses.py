@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from zsem.diffusion.denoiser import NetworkDenoiser, PredictionType
+from zsem.diffusion.likelihood import vlb_term
+from zsem.diffusion.posterior import Posteriors
+from zsem.diffusion.schedule import level_like, state_dtype
 from zsem.values import draws
 from zsem.values.prediction import Condition
 
@@ -71,15 +74,55 @@ def diffusion_loss(
 ) -> Float[Tensor, " b"]:
     """Weighted mean squared error of the network's prediction at x_t = alpha x0 + sigma eps, per image, in float32.
 
-    x0 lies in [-1, 1], eps is standard normal, t in 0..T-1. Gradients flow into the network and the condition.
+    x0 lies in [-1, 1], eps is standard normal, t in 0..T-1. Gradients flow into the network and the condition. The
+    variance of a network with a learned range is not taught: see `hybrid_loss`.
     """
+    x_t = denoise.schedule.diffuse(x0, eps, t.float())
+    out = denoise.network(x_t, t.float(), cond)
+    return _weighted_error(denoise, out[:, : x0.shape[1]], x0, eps, t, weighting)
+
+
+def hybrid_loss(
+    denoise: NetworkDenoiser,
+    x0: Float[Tensor, "b c h w"],
+    eps: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    cond: Condition,
+    posteriors: Posteriors,
+    weighting: Weighting = "simple",
+    *,
+    vlb_weight: float = 0.001,
+) -> Float[Tensor, " b"]:
+    """L_simple + vlb_weight L_vlb (improved DDPM, eq. 16), per image, for a network with a learned range.
+
+    L_vlb is estimated by its term at t, in bits per dimension, times the number of timesteps, with the predicted mean
+    held fixed, so that it teaches the variance alone. Arguments as in `diffusion_loss`; x0 is 8-bit.
+    posteriors: `Posteriors.of_all(schedule)`.
+    Raises ValueError for a network without a learned range.
+    """
+    if not denoise.learned_range:
+        raise ValueError("the hybrid loss teaches a learned variance, which this network does not predict")
     times = t.float()
-    alpha, sigma = denoise.schedule.level(times)
-    snr = (alpha / sigma) ** 2
-    alpha, sigma = (level.to(x0.dtype)[:, None, None, None] for level in (alpha, sigma))
-    out = denoise.network(alpha * x0 + sigma * eps, times, cond)
+    x_t = denoise.schedule.diffuse(x0, eps, times)
+    out = denoise.network(x_t, times, cond)
+    mean, between = out.chunk(2, dim=1)
+    simple = _weighted_error(denoise, mean, x0, eps, t, weighting)
+    exact = state_dtype(x0.device)
+    frozen = denoise.answer(torch.cat([mean.detach(), between], dim=1), x_t.to(exact), times)
+    step = posteriors.steps - 1 - t
+    vlb = vlb_term(frozen, x0.to(exact), x_t.to(exact), step, posteriors, "learned")
+    return simple + (vlb_weight * posteriors.steps * vlb).float()
+
+
+def _weighted_error(
+    denoise: NetworkDenoiser, out: Tensor, x0: Tensor, eps: Tensor, t: Tensor, weighting: Weighting
+) -> Float[Tensor, " b"]:
+    """Weighted mean squared error of predictions, per image, in float32."""
+    alpha, sigma = denoise.schedule.level(t.float())
+    factor = weight(weighting, denoise.prediction, (alpha / sigma) ** 2).float()
+    alpha, sigma = level_like(denoise.schedule, t.float(), x0)
     error = out.float() - target(denoise.prediction, x0, eps, alpha, sigma)
-    return weight(weighting, denoise.prediction, snr).float() * error.square().mean(dim=(1, 2, 3))
+    return factor * error.square().mean(dim=(1, 2, 3))
 
 
 def uniform_draws(names: Sequence[tuple[int, ...]], purpose: int) -> Float[Tensor, " b"]:
@@ -112,3 +155,51 @@ def timesteps_of(
     above = everywhere + noisy_share / (timesteps - noisy_from)
     t = torch.where(places < below, places / max(everywhere, 1e-12), noisy_from + (places - below) / above)
     return t.long().clamp(0, timesteps - 1)
+
+
+class ImportanceTimesteps:
+    """Timesteps in proportion to the root mean square of their last losses (improved DDPM, eq. 18).
+
+    Uniform until every timestep has shown as many losses as are remembered. With the same updates in the same order it
+    draws the same, to the bit.
+    """
+
+    def __init__(self, timesteps: int, *, history: int = 10, uniform_share: float = 0.001) -> None:
+        """history: losses that are remembered for each timestep; uniform_share: of the draws, uniform over all."""
+        self._losses = torch.zeros(timesteps, history, dtype=torch.float64)
+        self._seen = torch.zeros(timesteps, dtype=torch.int64)
+        self._uniform_share = uniform_share
+
+    def probabilities(self) -> Float64[Tensor, " T"]:
+        """How often each timestep is drawn, in sum 1."""
+        timesteps, history = self._losses.shape
+        if bool((self._seen < history).any()):
+            return torch.full((timesteps,), 1 / timesteps, dtype=torch.float64)
+        size = self._losses.square().mean(dim=1).sqrt()
+        return (1 - self._uniform_share) * size / size.sum() + self._uniform_share / timesteps
+
+    def draw(self, places: Float[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+        """Timesteps of numbers in [0, 1) (`uniform_draws`), by the inverse of their distribution, and weights.
+
+        The mean of the losses times their weights, 1 / (T p), estimates that of all timesteps without bias.
+        """
+        p = self.probabilities()
+        t = torch.searchsorted(p.cumsum(0), places.double().cpu(), right=True).clamp(max=len(p) - 1)
+        return t, (1 / (len(p) * p[t])).float()
+
+    def update(self, t: Int[Tensor, " b"], losses: Float[Tensor, " b"]) -> None:
+        """Remember losses (not weighted by `draw`), in the order of the batch; in place of the oldest ones."""
+        history = self._losses.shape[1]
+        for at, loss in zip(t.tolist(), losses.detach().tolist(), strict=True):
+            self._losses[at, self._seen[at] % history] = loss
+            self._seen[at] += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that it has learned, for `load_state_dict`."""
+        return {"losses": self._losses.clone(), "seen": self._seen.clone()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state. Raises ValueError where it has another number of timesteps or of remembered losses."""
+        if state["losses"].shape != self._losses.shape:
+            raise ValueError(f"a state of {tuple(state['losses'].shape)} losses, not {tuple(self._losses.shape)}")
+        self._losses, self._seen = state["losses"].clone(), state["seen"].clone()

@@ -10,12 +10,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, ParamSpec
+from typing import ParamSpec
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from zsem.diffusion.posterior import Posteriors, Variance
 from zsem.diffusion.schedule import TimeGrid, state_dtype
 from zsem.values.prediction import BoundDenoiser, Prediction
 
@@ -64,23 +65,35 @@ def last(steps: Iterator[Step]) -> tuple[Float[Tensor, "b c h w"], int]:
 
 
 class Walk:
-    """A denoiser on the nodes of a grid, without gradients: scalars as Python floats, timesteps on the device once."""
+    """A denoiser on the nodes of a grid, without gradients: scalars as Python floats, timesteps on the device once.
 
-    def __init__(self, denoise: BoundDenoiser, grid: TimeGrid, like: Float[Tensor, "b c h w"]) -> None:
+    ancestral: the walker adds mean_shift itself; others refuse it, as they would silently walk without the guidance.
+    """
+
+    def __init__(
+        self, denoise: BoundDenoiser, grid: TimeGrid, like: Float[Tensor, "b c h w"], *, ancestral: bool = False
+    ) -> None:
         self.dtype = state_dtype(like.device)
         self.alpha: list[float] = grid.alpha.tolist()
         self.sigma: list[float] = grid.sigma.tolist()
         self.u: list[float] = grid.u.tolist()
         self.nfe = 0
         self._denoise = denoise
+        self._ancestral = ancestral
         self._t = grid.t.to(like.device, self.dtype)
 
     def predict(self, xb: Float[Tensor, "b c h w"], node: int) -> Prediction:
-        """Evaluate the denoiser at xb = x_t / alpha on a node."""
+        """Evaluate the denoiser at xb = x_t / alpha on a node.
+
+        Raises ValueError for guidance in mean form where the walker is not ancestral.
+        """
         self.nfe += 1
         # here rather than round the generators, whose callers run between the steps
         with torch.no_grad():
-            return self._denoise(self.alpha[node] * xb, self._t[node].expand(len(xb)))
+            prediction = self._denoise(self.alpha[node] * xb, self._t[node].expand(len(xb)))
+        if prediction.mean_shift is not None and not self._ancestral:
+            raise ValueError("guidance in mean form is for the solver ddpm alone; use the score form")
+        return prediction
 
     def start(self, x: Float[Tensor, "b c h w"], node: int = 0) -> Float[Tensor, "b c h w"]:
         """xb = x_t / alpha on a node, in the state's dtype."""
@@ -99,31 +112,29 @@ def ddpm(
     grid: TimeGrid,
     *,
     noise: NoiseSource,
-    variance: Literal["small", "large", "learned"] = "small",
+    variance: Variance = "small",
 ) -> Iterator[Step]:
     """Ancestral sampling (DDPM, algorithm 2), one evaluation a step; no noise is added on the step to a clean node.
 
     variance: small = that of the posterior (DDPM, eq. 7), large = beta of the step (DDPM, section 3.2), learned =
-        between the two, where the denoiser's var_fraction says (improved DDPM, eq. 15).
+        between the two, where the denoiser's var_fraction says (improved DDPM, eq. 15). The mean of a step is shifted
+        by it times mean_shift, where the denoiser gives one (ADM, algorithm 1).
     Raises ValueError for learned where the denoiser gives no var_fraction.
     """
-    walk = Walk(denoise, grid, x)
+    walk = Walk(denoise, grid, x, ancestral=True)
     walk.falling()
+    posteriors = Posteriors.of(grid)
     x = x.detach().to(walk.dtype)
     for i in range(grid.steps):
-        alpha, alpha_next = walk.alpha[i], walk.alpha[i + 1]
-        sigma, sigma_next = walk.sigma[i], walk.sigma[i + 1]
-        keep = alpha / alpha_next
-        beta = 1 - keep**2
-        shrink = (sigma_next / sigma) ** 2
-        prediction = walk.predict(x / alpha, i)
-        x = alpha_next * beta / sigma**2 * prediction.x0 + keep * shrink * x
-        if sigma_next > 0:
-            # what part of the way, in logarithms, from the small to the large variance
-            fraction = {"small": 0.0, "large": 1.0, "learned": prediction.var_fraction}[variance]
-            if fraction is None:
-                raise ValueError("this denoiser has no learned variance; choose small or large")
-            x = x + math.sqrt(beta) * shrink ** ((1 - fraction) / 2) * noise(i).to(x)
+        prediction = walk.predict(x / walk.alpha[i], i)
+        x = posteriors.mean(i, prediction.x0, x)
+        spread = posteriors.variance(variance, i, prediction.var_fraction)
+        to_clean = walk.sigma[i + 1] == 0
+        # to the clean node as well, as guided-diffusion does; there the posterior's variance is 0
+        if prediction.mean_shift is not None and not (to_clean and variance == "small"):
+            x = x + spread * prediction.mean_shift
+        if not to_clean:
+            x = x + spread**0.5 * noise(i).to(x)
         yield Step(index=i, x=x, prediction=prediction, nfe=walk.nfe)
 
 
@@ -133,7 +144,7 @@ def ddim(
     x: Float[Tensor, "b c h w"],
     grid: TimeGrid,
     *,
-    eta: float = 0.0,
+    eta: float | int = 0.0,
     noise: NoiseSource | None = None,
 ) -> Iterator[Step]:
     """DDIM (eq. 12), one evaluation a step: Euler's method in u, order 1, for eta 0; the grid may be reversed then.

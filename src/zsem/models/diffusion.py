@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
-from zsem.diffusion.guidance import Clip
+from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, Interval
+from zsem.diffusion.likelihood import BitsPerDim, bits_per_dim
+from zsem.diffusion.losses import TIMESTEP_DRAW, stratified_draws
 from zsem.diffusion.schedule import Spacing, TimeGrid
-from zsem.diffusion.solvers import SOLVERS, last
+from zsem.diffusion.solvers import SOLVERS, Step, last
+from zsem.models.classifier import NoisyClassifier
 from zsem.models.imaging import STEPS, ImageModel, Progress, evaluation
 from zsem.models.inputs import Images
+from zsem.models.sampling import Sampling
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
-from zsem.values.prediction import Condition
+from zsem.values.prediction import BoundDenoiser, Condition
 
 Classes = int | Sequence[int] | Int[Tensor, " n"] | None
 
@@ -35,11 +41,17 @@ class DiffusionModel(ImageModel):
     class Config(ImageModel.Config):
         learned_range: bool = False
         """the network also predicts the variance of ancestral steps, as in improved DDPM and ADM"""
+        class_dropout: float = 0.0
+        """share of the training images whose class is dropped (-1 in its place), for classifier-free guidance"""
 
     config: Config
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, out_channels=config.image_channels * (2 if config.learned_range else 1))
+        if not 0 <= config.class_dropout < 1 or (config.class_dropout > 0 and config.unet.num_classes is None):
+            raise ZsemError(
+                f"class_dropout {config.class_dropout:g} must be a share below 1, and needs classes to drop"
+            )
 
     @property
     def denoiser(self) -> NetworkDenoiser:
@@ -52,38 +64,113 @@ class DiffusionModel(ImageModel):
         *,
         classes: Classes = None,
         seed: int = 0,
+        x_T: Float[Tensor, "n c h w"] | None = None,
         solver: str = "unipc",
         steps: int = 20,
         spacing: Spacing = "logsnr",
+        eta: float | int = 0.0,
         clip: bool = True,
+        guidance_scale: float | int = 1.0,
+        guidance_rescale: float | int = 0.0,
+        guidance_interval: Interval | None = None,
+        classifier: NoisyClassifier | None = None,
+        classifier_scale: float | int = 0.0,
+        classifier_form: Literal["score", "mean"] = "score",
         batch_size: int = 16,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """New images, float32, nominally in [-1, 1]; each is a function of (seed, position) and the settings alone.
 
-        solver: "unipc", "dpmpp_2m", "heun", "ddim", or "ddpm" (ancestral: hundreds of steps, spacing "uniform").
-        clip: clip every prediction of x0 to [-1, 1], as DDPM's sampler does.
-        Raises ZsemError for an unknown solver, too many steps, or classes that the model does not have.
+        classes: what to make; those of the classifier where the model itself has none.
+        x_T: start from this noise, e.g. `slerp` between that of two samples (`fresh_noise`).
+        solver .. classifier_form: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
+            the two kinds of guidance add up. With guidance_scale 1 and classifier_scale 0 nothing else is evaluated.
+        Raises ZsemError for settings that contradict each other, too many steps, or classes that do not exist.
         """
-        if solver not in SOLVERS:
-            raise ZsemError(f"there is no solver {solver!r}; choose one of {', '.join(SOLVERS)}")
-        if number < 1 or batch_size < 1:
-            raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
+        settings = Sampling(
+            solver=solver, steps=steps, spacing=spacing, eta=eta, clip=clip, guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale, guidance_interval=guidance_interval, classifier=classifier,
+            classifier_scale=classifier_scale, classifier_form=classifier_form,
+        )  # fmt: skip
+        out = []
+        for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings):
+            with self._undisturbed(settings):
+                out.append(self.crop(last(walk)[0]).float().cpu())
+            if progress is not None:
+                progress(rows.stop, number)
+        return torch.cat(out)
+
+    def progressive(
+        self,
+        number: int,
+        *,
+        classes: Classes = None,
+        seed: int = 0,
+        x_T: Float[Tensor, "n c h w"] | None = None,
+        batch_size: int = 16,
+        **settings: Any,
+    ) -> Iterator[Float[Tensor, "n c h w"]]:
+        """After every step of `sample`, the clean images that it expects then: predictions of x0, float32 (DDPM, 4.3).
+
+        settings: fields of `Sampling`. Other arguments and errors are those of `sample`.
+        """
+        chosen = Sampling(**settings)
+        walks = [walk for _, walk in self._walks(number, classes, seed, x_T, batch_size, chosen)]
+        while True:
+            # not round the loop: the caller's code runs between the steps
+            with self._undisturbed(chosen):
+                done = [step for walk in walks if (step := next(walk, None)) is not None]
+            if not done:
+                return
+            yield torch.cat([self.crop(step.prediction.x0).float().cpu() for step in done])
+
+    def bits_per_dim(
+        self,
+        images: Images,
+        *,
+        classes: Classes = None,
+        terms: int | None = None,
+        seed: int = 0,
+        clip: bool = True,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> BitsPerDim:
+        """The variational bound on -log2 p(image) per pixel and channel, for 8-bit images (DDPM, eq. 5), float64, [n].
+
+        All T timesteps of the training with the learned variance, or the posterior's where none is learned; an estimate
+        without bias, as every term is taken at one draw of noise, which depends on (seed, position) alone.
+        terms: evaluate the network so often instead of T times, evenly spaced in log-SNR: an estimate without bias too,
+            with more scatter between images.
+        clip: clip predictions of x0 to [-1, 1], as the official code does here too.
+        Raises ZsemError for images that are not uint8, classes that do not exist, or a number of terms that does not.
+        """
+        T = self.schedule.timesteps
+        if terms is not None and not 2 <= terms <= T:
+            raise ZsemError(f"a likelihood of {T} timesteps takes 2 to {T} terms, not {terms}")
+        if self.noise_shape != self.image_shape:
+            raise ZsemError("this model pads its images, and the bound would be that of the padding too")
+        inputs = self.read(images)
+        if inputs.pixels.dtype != torch.uint8:
+            raise ZsemError("bits per dimension are those of 8-bit images: give files, or a tensor of uint8")
+        number = len(inputs.pixels)
         wanted = self._classes(classes, number)
-        grid = TimeGrid.make(self.schedule, steps, spacing=spacing)
-        x_T = self.fresh_noise(number, seed=seed).x_T
+        grid = TimeGrid.make(self.schedule, T, spacing="uniform")
         out = []
         with evaluation(self):
             for start in range(0, number, batch_size):
                 rows = range(start, min(start + batch_size, number))
                 denoise = bind(self.denoiser, self._condition(wanted, slice(rows.start, rows.stop)))
-                settings = self._ancestral(seed, rows) if solver == "ddpm" else {}
-                start_at = x_T[rows.start : rows.stop].to(self.device)
-                steps_of = SOLVERS[solver](Clip(denoise) if clip else denoise, start_at, grid, **settings)
-                out.append(self.crop(last(steps_of)[0]).float().cpu())
+                out.append(bits_per_dim(
+                    Clip(denoise) if clip else denoise, inputs.part(slice(rows.start, rows.stop)).to(self.device), grid,
+                    noise=self._noise(seed, rows), variance="learned" if self.config.learned_range else "small",
+                    subset=None if terms is None or terms == T else terms - 1,
+                    places=stratified_draws([(seed, position) for position in rows], TIMESTEP_DRAW),
+                ))  # fmt: skip
                 if progress is not None:
                     progress(rows.stop, number)
-        return torch.cat(out)
+        return BitsPerDim(**{
+            part: torch.cat([getattr(bits, part) for bits in out]).cpu() for part in ("prior", "steps", "decoder")
+        })  # fmt: skip
 
     def invert(
         self,
@@ -120,8 +207,68 @@ class DiffusionModel(ImageModel):
             seed=seed, batch_size=batch_size, progress=progress,
         )  # fmt: skip
 
-    def _classes(self, classes: Classes, number: int) -> Int[Tensor, " n"] | None:
+    def _walks(
+        self,
+        number: int,
+        classes: Classes,
+        seed: int,
+        x_T: Tensor | None,
+        batch_size: int,
+        settings: Sampling,
+    ) -> Iterator[tuple[slice, Iterator[Step]]]:
+        """The walks of a solver from noise to images, batch by batch, with the rows that each makes."""
+        if number < 1 or batch_size < 1:
+            raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
+        config = self.config
+        settings.check(
+            image_size=config.image_size, image_channels=config.image_channels, num_classes=config.unet.num_classes,
+            class_dropout=config.class_dropout,
+        )  # fmt: skip
+        wanted = self._classes(classes, number, settings)
+        grid = TimeGrid.make(self.schedule, settings.steps, spacing=settings.spacing)
+        if x_T is None:
+            x_T = self.fresh_noise(number, seed=seed).x_T
+        elif x_T.shape != (number, *self.noise_shape):
+            raise ZsemError(f"x_T must be {[number, *self.noise_shape]} here, not {list(x_T.shape)}")
+        for start in range(0, number, batch_size):
+            rows = slice(start, min(start + batch_size, number))
+            noise = self._noise(seed, range(rows.start, rows.stop))
+            own: dict[str, Any] = {"eta": settings.eta, "noise": noise} if settings.eta > 0 else {}
+            if settings.solver == "ddpm":
+                own = {"noise": noise, "variance": "learned" if config.learned_range else "small"}
+            denoise = self._guided(wanted, rows, settings)
+            yield rows, SOLVERS[settings.solver](denoise, x_T[rows].to(self.device), grid, **own)
+
+    def _guided(self, classes: Tensor | None, rows: slice, settings: Sampling) -> BoundDenoiser:
+        """The denoiser for some of the images, under the guidance that is asked for; clipped last."""
+        told = self._condition(classes if self.config.unet.num_classes is not None else None, rows)
+        denoise: BoundDenoiser = bind(self.denoiser, told)
+        if settings.guidance_scale != 1 and told.classes is not None:
+            denoise = Extrapolate(
+                self.denoiser, Condition(classes=torch.full_like(told.classes, -1)), told, settings.guidance_scale,
+                rescale=settings.guidance_rescale, interval=settings.guidance_interval,
+            )  # fmt: skip
+        if settings.classified and settings.classifier is not None and classes is not None:
+            log_prob = settings.classifier.log_prob(classes[rows], self.schedule)
+            denoise = ClassifierGuidance(
+                denoise, log_prob, settings.classifier_scale, form=settings.classifier_form,
+                interval=settings.guidance_interval,
+            )  # fmt: skip
+        return Clip(denoise) if settings.clip else denoise
+
+    @contextmanager
+    def _undisturbed(self, settings: Sampling) -> Iterator[None]:
+        """`evaluation` of the model, and of the classifier where one guides."""
+        with evaluation(self), evaluation(settings.classifier) if settings.classifier else nullcontext():
+            yield
+
+    def _classes(self, classes: Classes, number: int, settings: Sampling | None = None) -> Int[Tensor, " n"] | None:
+        """Classes of the model, or of the classifier that guides it where it has none itself, one for each image."""
         known = self.config.unet.num_classes
+        if known is None and settings is not None and settings.classifier is not None:
+            known = settings.classifier.config.num_outputs
+            if classes is None and not settings.classified:
+                return None
         if known is None:
             if classes is not None:
                 raise ZsemError("this model is unconditional: leave out the classes")
@@ -139,8 +286,6 @@ class DiffusionModel(ImageModel):
     def _condition(self, classes: Tensor | None, rows: slice) -> Condition:
         return Condition(classes=None if classes is None else classes[rows].to(self.device))
 
-    def _ancestral(self, seed: int, rows: range) -> dict[str, object]:
-        def noise(step: int) -> Tensor:
-            return draws.normal([(seed, position, step) for position in rows], self.noise_shape)
-
-        return {"noise": noise, "variance": "learned" if self.config.learned_range else "small"}
+    def _noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
+        """Standard normal noise of a step for some of the images, a function of (seed, position, step)."""
+        return lambda step: draws.normal([(seed, position, step) for position in rows], self.noise_shape)

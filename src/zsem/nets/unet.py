@@ -79,7 +79,7 @@ class HalfUNet(nn.Module):
         patch: int = 1
         """side of the pixel blocks that become channels at the input (an orthonormal pixel-unshuffle)"""
         num_classes: int | None = None
-        """number of classes for a class-conditional network"""
+        """number of classes for a class-conditional network; it is told -1, or nothing, for an image of no class"""
         time: TimeInjection = "scale_shift"
         """how blocks learn of time and class: scale and shift after normalisation (ADM), or added before it (DDPM)"""
         resample: Literal["block", "conv", "conv_tail"] = "block"
@@ -157,7 +157,8 @@ class HalfUNet(nn.Module):
         waves = sinusoidal_embedding(t * config.time_scale, config.channels, shift=config.frequency_shift)
         embedding = self.time_embed(waves)
         if self.class_embed is not None and cond.classes is not None:
-            embedding = embedding + self.class_embed(cond.classes)
+            of_class = self.class_embed(cond.classes.clamp(min=0))
+            embedding = embedding + of_class * (cond.classes >= 0)[:, None]  # -1 adds nothing: the image is of no class
         embedding = F.silu(embedding)
         z = None if cond.z is None else F.silu(cond.z)
         if z is None and self._z_dim is not None:

@@ -217,3 +217,18 @@ class Codes:
             paths=tuple(paths) if any(paths) else (),
             sha256=tuple(sums) if any(sums) else (),
         )
+
+
+def slerp(a: Float[Tensor, "n ..."], b: Float[Tensor, "n ..."], share: Float[Tensor, " m"]) -> Float[Tensor, "m ..."]:
+    """Spherical interpolation from a (share 0) to b (share 1), each sample as one vector (DDIM, appendix D.5).
+
+    It keeps the length of normal noise, which a straight line does not. One pair for all shares, n = 1, or one each.
+    """
+    angle = torch.nn.functional.cosine_similarity(a.flatten(1).double(), b.flatten(1).double()).clamp(-1, 1).acos()
+    share = share.to(angle)
+    # vectors in one direction (angle 0) leave a straight line
+    of_a, of_b = (
+        torch.where(angle.sin().abs() < 1e-6, part, (part * angle).sin() / angle.sin()) for part in (1 - share, share)
+    )
+    shape = (-1,) + (1,) * (a.ndim - 1)
+    return of_a.to(a.dtype).view(shape) * a + of_b.to(a.dtype).view(shape) * b

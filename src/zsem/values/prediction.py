@@ -15,7 +15,7 @@ class Condition:
     """What the network is told beside x_t and t. A field that is None is not given to the network.
 
     z: semantic codes as the encoder gives them (not normalised), [b, d].
-    classes: class indices, [b].
+    classes: class indices, -1 where an image is of no class, which tells the network nothing, [b].
     """
 
     z: Float[Tensor, "b d"] | None = None
@@ -48,7 +48,8 @@ class Prediction:
 
     x0, eps: [b, c, h, w], in the state's dtype.
     var_fraction: the learned share v of the log-variance range (improved DDPM, eq. 15), read by the ancestral solver.
-    mean_shift: classifier guidance in mean form (ADM, algorithm 1), read by the ancestral solver.
+    mean_shift: classifier_scale times the gradient of log p(y | x_t) (ADM, algorithm 1): what the ancestral solver adds
+        to the mean of a step, times the variance of that step. It is no part of x0 and eps.
     """
 
     x0: Float[Tensor, "b c h w"]
@@ -77,7 +78,7 @@ class Denoiser(Protocol):
     @property
     def schedule(self) -> NoiseLevels: ...
 
-    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction: ...
+    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition, /) -> Prediction: ...
 
 
 @runtime_checkable
@@ -87,4 +88,4 @@ class BoundDenoiser(Protocol):
     @property
     def schedule(self) -> NoiseLevels: ...
 
-    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Prediction: ...
+    def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], /) -> Prediction: ...

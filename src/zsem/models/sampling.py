@@ -1,0 +1,81 @@
+"""How a diffusion model of images makes samples: solver, grid and guidance, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zsem.diffusion.guidance import Interval
+from zsem.diffusion.schedule import Spacing
+from zsem.diffusion.solvers import SOLVERS
+from zsem.models.classifier import NoisyClassifier
+from zsem.values.errors import ZsemError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """The settings of `DiffusionModel.sample`."""
+
+    solver: str = "unipc"
+    """unipc, dpmpp_2m, heun, ddim, or ddpm (ancestral: hundreds of steps, spacing uniform)"""
+    steps: int = 20
+    """noise levels to visit"""
+    spacing: Spacing = "logsnr"
+    """how they are spread"""
+    eta: float | int = 0.0
+    """share of fresh noise in the steps of ddim, 0..1; 1 is ddpm"""
+    clip: bool = True
+    """clip every prediction of x0, guided or not, to [-1, 1], as DDPM's sampler does"""
+    guidance_scale: float | int = 1.0
+    """how far to extrapolate from no class to the class: 1 = none, 0 = samples of no class"""
+    guidance_rescale: float | int = 0.0
+    """0..1, how far the contrast of extrapolated predictions is pulled back (2305.08891, section 3.4)"""
+    guidance_interval: Interval | None = None
+    """first and last timestep at which guidance of any kind acts; all of them without"""
+    classifier: NoisyClassifier | None = None
+    """a classifier of noisy images that guides towards the classes"""
+    classifier_scale: float | int = 0.0
+    """how much it guides: 0 = none"""
+    classifier_form: Literal["score", "mean"] = "score"
+    """add its gradient to eps (ADM, algorithm 2), or to the mean of the steps of ddpm (algorithm 1)"""
+
+    @property
+    def classified(self) -> bool:
+        """Whether a classifier guides."""
+        return self.classifier is not None and self.classifier_scale != 0
+
+    def check(
+        self, *, image_size: int | tuple[int, int], image_channels: int, num_classes: int | None, class_dropout: float
+    ) -> None:
+        """Raise ZsemError where the settings contradict each other or ask for what a model was not trained for."""
+        if self.solver not in SOLVERS:
+            raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
+        if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
+            raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ZsemError(f"guidance_rescale must lie in 0..1, not {self.guidance_rescale:g}")
+        if self.guidance_scale != 1 and num_classes is None:
+            raise ZsemError(
+                "this model has no classes to extrapolate to: leave guidance_scale at 1, or use a classifier"
+            )
+        if self.guidance_scale != 1 and class_dropout == 0:
+            raise ZsemError(
+                "this model never saw an image without its class (class_dropout is 0), so there is nothing to "
+                "extrapolate from: leave guidance_scale at 1, or use a classifier"
+            )
+        if self.classifier is None:
+            if self.classifier_scale != 0:
+                raise ZsemError("classifier_scale is given without a classifier: name one, or leave the scale at 0")
+            return
+        if self.classified and self.classifier_form == "mean" and self.solver != "ddpm":
+            raise ZsemError(
+                f"the mean form of classifier guidance is for the solver ddpm, not {self.solver}: use score"
+            )
+        about = self.classifier.config
+        if (about.image_size, about.image_channels) != (image_size, image_channels):
+            raise ZsemError(
+                f"the classifier is for images of {about.image_channels} x {about.image_size} px, this model makes "
+                f"{image_channels} x {image_size} px"
+            )
+        if num_classes not in {None, about.num_outputs}:
+            raise ZsemError(f"the classifier knows {about.num_outputs} classes and this model {num_classes}")
