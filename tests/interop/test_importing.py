@@ -203,7 +203,7 @@ def test_guided_diffusion_and_its_classifier(save):
     config = replace(GUIDED, num_res_blocks=2, channel_mult=(1, 2, 2, 2))
     unet = drawn(UNet(config, image_size=64, image_channels=3, out_channels=6), 1)
     path = save(foreign(unet, layouts.adm(unet)), "uncond.pt")
-    found = read_models([path], Options(image_size=64))
+    found = read_models([path], Options(size=64))
     assert isinstance(found.model, DiffusionModel)
     assert found.model.config.learned_range
     assert any("heads of 64" in note for note in found.notes)
@@ -340,7 +340,7 @@ def test_weights_are_no_window_on_the_file(official, save):
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_size": 0}, {"heads": -2}, {"head_channels": 0}, {"timesteps": -1}], ids=lambda o: next(iter(o))
+    "options", [{"size": 0}, {"heads": -2}, {"head_channels": 0}, {"timesteps": -1}], ids=lambda o: next(iter(o))
 )
 def test_options_are_positive(options):
     with pytest.raises(ZsemError, match="at least 1"):

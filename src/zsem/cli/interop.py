@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from zsem.cli.command import Command, Report
+from zsem.interop.conventions import GUESS, Options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,29 +24,12 @@ class Import(Command):
     """checkpoint files that belong together, or a folder of diffusers"""
     out: Annotated[str, arg(metavar="RUN")]
     """folder for the model; an existing one takes a classifier or statistics that belong to it"""
-    image_size: Annotated[int | None, arg(name="size")] = None
-    """side of the images, pixels"""
-    heads: int | None = None
-    """number of attention heads"""
-    head_channels: int | None = None
-    """channels of one attention head, instead of their number"""
-    attention_order: Literal["legacy", "new"] | None = None
-    """new for models trained with --use_new_attention_order True"""
-    schedule: Literal["linear", "cosine"] | None = None
-    """noise schedule"""
-    timesteps: int | None = None
-    """timesteps of the noise schedule"""
-    rescale_timesteps: bool | None = None
-    """the network is told t * 1000 / timesteps, as with --rescale_timesteps True of improved-diffusion"""
-    weights: Literal["ema", "raw"] | None = None
-    """averaged or last weights, where a file has both (averaged, but of a classifier the last)"""
+    options: Annotated[Options, arg(name="")] = GUESS
 
     def run(self) -> Report:
         from zsem import api
-        from zsem.interop.conventions import Options
 
-        options = Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
-        found = api.import_models(self.files, self.out, options)
+        found = api.import_models(self.files, self.out, self.options)
         networks = [("model", found.model), ("prior", found.prior)]
         parts = [
             {

@@ -18,38 +18,36 @@ class Options:
     Raises ZsemError for numbers that are not positive.
     """
 
-    image_size: int | None = None
+    size: int | None = None
     """side of the images, pixels"""
     heads: int | None = None
     """number of attention heads"""
     head_channels: int | None = None
     """channels of one attention head, instead of their number"""
     attention_order: Literal["legacy", "new"] | None = None
-    """queries, keys and values stored head by head (legacy) or side by side (--use_new_attention_order True)"""
+    """new for models trained with --use_new_attention_order True"""
     schedule: Literal["linear", "cosine"] | None = None
     """noise schedule"""
     timesteps: int | None = None
     """timesteps of the noise schedule (--diffusion_steps)"""
     rescale_timesteps: bool | None = None
-    """the network is told t * 1000 / timesteps (--rescale_timesteps)"""
+    """the network is told t * 1000 / timesteps, as with improved-diffusion's --rescale_timesteps True"""
     weights: Literal["ema", "raw"] | None = None
-    """averaged or last weights, where a file has both"""
+    """averaged or last weights, where a file has both; averaged by default, but the last of a classifier of z"""
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "heads", "head_channels", "timesteps"):
+        for name in ("size", "heads", "head_channels", "timesteps"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ZsemError(f"--{NAMES.get(name, name).replace('_', '-')} must be at least 1, not {value}")
+                raise ZsemError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
 
     def refuse(self, layout: str, *unused: str) -> None:
         """Raise ZsemError where an option is given that means nothing for a layout."""
         for name in unused:
             if getattr(self, name) is not None:
-                option = NAMES.get(name, name).replace("_", "-")
-                raise ZsemError(f"--{option} means nothing for {layout}: leave it out")
+                raise ZsemError(f"--{name.replace('_', '-')} means nothing for {layout}: leave it out")
 
 
-NAMES = {"image_size": "size"}  # options that are called otherwise on the command line
 GUESS = Options()
 
 

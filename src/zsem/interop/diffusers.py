@@ -129,7 +129,7 @@ def read(path: Path, options: Options = GUESS) -> tuple[DiffusionModel, str, lis
     if not isinstance(checkpoint.content, Mapping):
         raise ZsemError(f"{weights} holds no named tensors: download it again")
     state = {_modern(name): tensor for name, tensor in checkpoint.content.items() if isinstance(tensor, Tensor)}
-    size = options.image_size or about.image_size
+    size = options.size or about.image_size
     net, sines_first = _net(about, folder, size)
     config = DiffusionModel.Config(
         image_size=size, image_channels=about.in_channels, prediction=prediction, unet=net, schedule=schedule,

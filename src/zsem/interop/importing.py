@@ -151,7 +151,7 @@ def _read_diffae(
     if not network:
         raise ZsemError(f"{path} has no {weights} weights: choose the others with --weights")
     settings = hyper if isinstance(hyper, Mapping) else {}
-    size = options.image_size or (state["x_T"].shape[-1] if "x_T" in state else None)
+    size = options.size or (state["x_T"].shape[-1] if "x_T" in state else None)
     told = Conventions(
         heads=Heads(number=_whole_number(settings, "net_beatgans_attn_head", 1, path)),
         schedule=_schedule(settings, "beta_scheduler", path),
@@ -214,8 +214,8 @@ def _read_guided(found: Imported, state: dict[str, Tensor], path: Path, options:
     """A flat state dict of guided-diffusion or improved-diffusion: a U-Net, or a classifier of noisy images."""
     classifier = not any(name.startswith("output_blocks.") for name in state)
     if classifier:
-        options.refuse("a classifier, whose position embedding tells the size", "image_size")
-    about = architecture.adm(shapes_of(state), heads=Heads(), image_size=options.image_size)
+        options.refuse("a classifier, whose position embedding tells the size", "size")
+    about = architecture.adm(shapes_of(state), heads=Heads(), image_size=options.size)
     conventions = of_guided_diffusion(about, classifier=classifier).changed(options)
     about = replace(about, net=conventions.put(about.net))
     found.notes.append(f"{path.name}: assumed {conventions}, {about.image_size} px, as its kind is published")
@@ -239,7 +239,7 @@ def _read_ddpm(found: Imported, state: dict[str, Tensor], path: Path, options: O
     """A flat state dict of DDPM's PyTorch port."""
     options.refuse("DDPM++", "rescale_timesteps", "attention_order")
     conventions = ONE_HEAD.changed(options)
-    about = architecture.ddpm(shapes_of(state), heads=conventions.heads, image_size=options.image_size)
+    about = architecture.ddpm(shapes_of(state), heads=conventions.heads, image_size=options.size)
     model = _diffusion_model(about, conventions, path)
     fill(model.unet, layouts.ddpm(model.unet), state, path)
     found.notes.append(f"{path.name}: assumed {conventions}, {about.image_size} px, as its kind is published")
