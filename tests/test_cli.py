@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -275,6 +276,15 @@ class TestReconstruct:
         assert json.loads((tmp_path / "reconstruction.json").read_text()) == figures
         same_images(tmp_path / "decoded", faces, 3)
         assert pixels(tmp_path / "reconstruction.png").shape[1] > 3 * 64
+
+    def test_val_is_test_where_there_is_no_val(self, run, zsem, image_folder, tmp_path):
+        for number, path in enumerate(sorted(image_folder.glob("*.png"))[:6]):
+            folder = tmp_path / "data" / ("test" if number < 2 else "train")
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, folder)
+        out = tmp_path / "out"
+        code, found, _ = zsem("reconstruct", run, tmp_path / "data", "--split", "val", "--out", out, "--json")
+        assert (code, json.loads(found)["n"]) == (0, 2)
 
     def test_compare_adds_ddim_and_z_alone(self, zsem, run, faces, tmp_path):
         args = ("reconstruct", run, faces, "--out", tmp_path, "--split", "val", "--compare", "--steps", "5")

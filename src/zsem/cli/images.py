@@ -35,8 +35,10 @@ def open_autoencoder(name: str) -> DiffusionAutoencoder:
 
 def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit: int | None = None) -> ImageSet:
     """Images as `model` takes them; what is odd about them is said on stderr."""
-    from zsem.data.images import load_images
+    from zsem.data.images import held_out_name, load_images
 
+    if split == "val":
+        split = held_out_name(source)
     with progress("reading") as done:
         images = load_images(
             source,

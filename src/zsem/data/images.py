@@ -176,6 +176,15 @@ def load_images(
     return _assemble(opened, reading, group=group, split=split)
 
 
+def held_out_name(source: str | Path) -> Split:
+    """Which split of a source training does not see: val, or test where it has images for test and none for val."""
+    opened = open_source(source)
+    names = opened.paths()
+    wrap = _wrap(opened, names)
+    found = labels.splits([path.removeprefix(wrap) for path in _images(names)])
+    return "test" if "test" in found and "val" not in found else "val"
+
+
 def _images(names: Iterable[str]) -> list[str]:
     return sorted((name for name in set(names) if not is_table(name)), key=natural_key)
 
