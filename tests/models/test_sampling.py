@@ -193,7 +193,7 @@ def test_guidance_that_cannot_be(plain, guidable, judge):
         plain.sample(1, classes=3, classifier=judge, classifier_scale=1)
     with pytest.raises(ZsemError, match="unconditional"):
         plain.sample(1, classes=0)
-    for other, told in ((replace(JUDGE, image_size=32), "32 px"), (replace(JUDGE, num_outputs=4), "4 classes")):
+    for other, told in ((replace(JUDGE, image_size=32), "3 x 32 x 32"), (replace(JUDGE, num_outputs=4), "4 classes")):
         with pytest.raises(ZsemError, match=told):
             guidable.sample(1, classes=0, classifier=awake(NoisyClassifier, other), classifier_scale=1)
     for share, config in ((1.0, GUIDABLE), (-0.1, GUIDABLE), (0.1, PLAIN)):
@@ -268,6 +268,24 @@ def pictures():
     return torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
+def test_images_that_are_padded_inside(judge):
+    """17 x 15 pixels for networks that halve: they see 18 x 16, callers and the classifier never do."""
+    model = awake(DiffusionModel, replace(TOY, image_size=(17, 15)))
+    x_T = model.fresh_noise(2).x_T
+    assert x_T.shape == (2, 3, 18, 16)
+    # networks that see 32 pixels, a classifier that knows 16
+    odd = awake(DiffusionModel, replace(TOY, unet=replace(SMALL, channel_mult=(1, 1, 1, 1, 1, 1))))
+    options = {"solver": "ddim", "steps": 4, "classes": [0, 1], "classifier": judge}
+    made, plain = (odd.sample(2, classifier_scale=scale, **options) for scale in (30.0, 0.0))
+    assert odd.noise_shape == (3, 32, 32)
+    assert made.shape == (2, 3, 16, 16)
+    assert not torch.allclose(made, plain, atol=1e-3)
+    assert [x0.shape for x0 in odd.progressive(2, solver="ddim", steps=2)] == [made.shape] * 2
+    assert model.sample(2, solver="ddpm", steps=3, x_T=x_T).shape == (2, 3, 17, 15)
+    with pytest.raises(ZsemError, match="pads"):
+        model.bits_per_dim(torch.zeros(1, 3, 17, 15, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_bits_per_dim_is_the_bound_of_the_whole_training_schedule(pictures, count, learned):
     model = awake(DiffusionModel, replace(TOY, learned_range=learned))
@@ -299,7 +317,7 @@ def test_fewer_terms_estimate_the_bound(guidable, pictures):
 
 
 def test_what_has_no_bits(guidable, pictures):
-    with pytest.raises(ZsemError, match="uint8"):
+    with pytest.raises(ZsemError, match="8-bit"):
         guidable.bits_per_dim(pictures / 127.5 - 1, classes=0)
     with pytest.raises(ZsemError, match="classes"):
         guidable.bits_per_dim(pictures)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from zsem.data.intensity import EIGHT_BITS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, Interval
 from zsem.diffusion.likelihood import BitsPerDim, bits_per_dim
@@ -64,7 +65,7 @@ class DiffusionModel(ImageModel):
         *,
         classes: Classes = None,
         seed: int = 0,
-        x_T: Float[Tensor, "n c h w"] | None = None,
+        x_T: Float[Tensor, "n c h2 w2"] | None = None,
         solver: str = "unipc",
         steps: int = 20,
         spacing: Spacing = "logsnr",
@@ -82,7 +83,7 @@ class DiffusionModel(ImageModel):
         """New images, float32, nominally in [-1, 1]; each is a function of (seed, position) and the settings alone.
 
         classes: what to make; those of the classifier where the model itself has none.
-        x_T: start from this noise, e.g. `slerp` between that of two samples (`fresh_noise`).
+        x_T: start from this noise, `noise_shape` each, e.g. `slerp` between that of two samples (`fresh_noise`).
         solver .. classifier_form: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
             the two kinds of guidance add up. With guidance_scale 1 and classifier_scale 0 nothing else is evaluated.
         Raises ZsemError for settings that contradict each other, too many steps, or classes that do not exist.
@@ -106,7 +107,7 @@ class DiffusionModel(ImageModel):
         *,
         classes: Classes = None,
         seed: int = 0,
-        x_T: Float[Tensor, "n c h w"] | None = None,
+        x_T: Float[Tensor, "n c h2 w2"] | None = None,
         batch_size: int = 16,
         **settings: Any,
     ) -> Iterator[Float[Tensor, "n c h w"]]:
@@ -142,7 +143,8 @@ class DiffusionModel(ImageModel):
         terms: evaluate the network so often instead of T times, evenly spaced in log-SNR: an estimate without bias too,
             with more scatter between images.
         clip: clip predictions of x0 to [-1, 1], as the official code does here too.
-        Raises ZsemError for images that are not uint8, classes that do not exist, or a number of terms that does not.
+        Raises ZsemError for images that are not 8-bit, a model that pads them, classes that do not exist, or a
+            number of terms that does not.
         """
         T = self.schedule.timesteps
         if terms is not None and not 2 <= terms <= T:
@@ -150,7 +152,7 @@ class DiffusionModel(ImageModel):
         if self.noise_shape != self.image_shape:
             raise ZsemError("this model pads its images, and the bound would be that of the padding too")
         inputs = self.read(images)
-        if inputs.pixels.dtype != torch.uint8:
+        if inputs.intensity != EIGHT_BITS:
             raise ZsemError("bits per dimension are those of 8-bit images: give files, or a tensor of uint8")
         number = len(inputs.pixels)
         wanted = self._classes(classes, number)
@@ -221,9 +223,8 @@ class DiffusionModel(ImageModel):
             raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
         config = self.config
         settings.check(
-            image_size=config.image_size, image_channels=config.image_channels, num_classes=config.unet.num_classes,
-            class_dropout=config.class_dropout,
-        )  # fmt: skip
+            image_shape=self.image_shape, num_classes=config.unet.num_classes, class_dropout=config.class_dropout
+        )
         wanted = self._classes(classes, number, settings)
         grid = TimeGrid.make(self.schedule, settings.steps, spacing=settings.spacing)
         if x_T is None:
@@ -251,8 +252,8 @@ class DiffusionModel(ImageModel):
         if settings.classified and settings.classifier is not None and classes is not None:
             log_prob = settings.classifier.log_prob(classes[rows], self.schedule)
             denoise = ClassifierGuidance(
-                denoise, log_prob, settings.classifier_scale, form=settings.classifier_form,
-                interval=settings.guidance_interval,
+                denoise, lambda x_t, t: log_prob(self.crop(x_t), t), settings.classifier_scale,
+                form=settings.classifier_form, interval=settings.guidance_interval,
             )  # fmt: skip
         return Clip(denoise) if settings.clip else denoise
 

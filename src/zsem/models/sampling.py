@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from zsem.data.shaping import sides
 from zsem.diffusion.guidance import Interval
 from zsem.diffusion.schedule import Spacing
 from zsem.diffusion.solvers import SOLVERS
@@ -44,9 +45,7 @@ class Sampling:
         """Whether a classifier guides."""
         return self.classifier is not None and self.classifier_scale != 0
 
-    def check(
-        self, *, image_size: int | tuple[int, int], image_channels: int, num_classes: int | None, class_dropout: float
-    ) -> None:
+    def check(self, *, image_shape: tuple[int, int, int], num_classes: int | None, class_dropout: float) -> None:
         """Raise ZsemError where the settings contradict each other or ask for what a model was not trained for."""
         if self.solver not in SOLVERS:
             raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
@@ -72,10 +71,9 @@ class Sampling:
                 f"the mean form of classifier guidance is for the solver ddpm, not {self.solver}: use score"
             )
         about = self.classifier.config
-        if (about.image_size, about.image_channels) != (image_size, image_channels):
-            raise ZsemError(
-                f"the classifier is for images of {about.image_channels} x {about.image_size} px, this model makes "
-                f"{image_channels} x {image_size} px"
-            )
+        known = (about.image_channels, *sides(about.image_size))
+        if known != image_shape:
+            shapes = [" x ".join(map(str, shape)) for shape in (known, image_shape)]
+            raise ZsemError(f"the classifier is for images of {shapes[0]}, this model makes {shapes[1]}: take another")
         if num_classes not in {None, about.num_outputs}:
             raise ZsemError(f"the classifier knows {about.num_outputs} classes and this model {num_classes}")
