@@ -5,8 +5,8 @@
     python -m experiments.what_teaches_z table --out DIR
 
 DATA: avatars (`zsem data avatars --number 12000 --size 64 --jitter light --out DATA`). Every row is the preset `tiny`
-with one change. Its iterations are what fits into the minutes of one core at the speed measured first (processor time,
-so that other work on the machine changes nothing), with the learning rate's cosine. Runs resume where they stopped.
+with one change. Its iterations are what fits into the minutes of one core, by processor times of all rows measured in
+turns and kept, with the learning rate's cosine. Runs resume where they stopped.
 `judge` judges what is trained and not judged yet (`experiments.judge_z`, edits along mean differences).
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,8 @@ ROWS = {
 }
 
 
-def seconds_per_iteration(preset: Preset, repeats: int = 5) -> float:
-    """Processor seconds of one thread for forward and backward pass of one batch, the least of several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def iteration(preset: Preset) -> Callable[[], float]:
+    """A function that passes one batch forward and backward and tells the processor seconds of one thread."""
     model = DiffusionAutoencoder(preset.model)
     objective = AutoencoderObjective(model, preset.objective)
     size, number = preset.model.image_size, preset.training.batch_size
@@ -89,49 +88,64 @@ def seconds_per_iteration(preset: Preset, repeats: int = 5) -> float:
         images=torch.zeros(number, 3, size, size, dtype=torch.uint8),
         names=[(0, 0, position) for position in range(number)],
     )
-    least = float("inf")
-    for _ in range(repeats):
+
+    def timed() -> float:
         begun = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast(torch.device("cpu"))):
             (phase,) = objective.phases(batch, objective.networks)
         phase.loss.backward()
-        least = min(least, time.process_time() - begun)
-    torch.set_num_threads(threads)
-    return least
+        return time.process_time() - begun
+
+    return timed
+
+
+def measure(out: Path, minutes: float, rounds: int = 5) -> dict[str, int]:
+    """Iterations of every row, from the speeds of all rows taken in turns, so that what else runs hits all alike.
+
+    Measured once and kept: rows that are trained later compare with those trained before.
+    """
+    path = out / "iterations.json"
+    if not path.exists():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        timers = {name: iteration(row.preset(0)) for name, row in ROWS.items()}
+        seconds = {name: min(timer() for _ in range(2)) for name, timer in timers.items()}
+        for _ in range(rounds):
+            seconds = {name: min(seconds[name], timer()) for name, timer in timers.items()}
+        torch.set_num_threads(threads)
+        about = {name: {"seconds": value, "iterations": round(60 * minutes / value)} for name, value in seconds.items()}
+        write_whole(path, (json.dumps(about, indent=2) + "\n").encode())
+    return {name: entry["iterations"] for name, entry in json.loads(path.read_text()).items()}
 
 
 def train(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
+    iterations = measure(out, arguments.minutes)
     for name in arguments.rows:
-        preset, run = ROWS[name].preset(arguments.seed), out / f"{name}-{arguments.seed}"
-        plan = run.with_suffix(".json")
-        if not plan.exists():
-            seconds = seconds_per_iteration(preset)
-            iterations = round(60 * arguments.minutes / seconds)
-            plan.write_text(
-                json.dumps({"row": name, "seconds": seconds, "iterations": iterations, "says": ROWS[name].says})
-            )
-        iterations = json.loads(plan.read_text())["iterations"]
-        resume = (run / "run.json").exists()
+        run = out / f"{name}-{arguments.seed}"
         api.train(
-            arguments.data, run, preset=preset, iterations=iterations, resume=resume,
-            say=lambda line, name=name: print(f"{name}: {line}", flush=True),
+            arguments.data, run, preset=ROWS[name].preset(arguments.seed), iterations=iterations[name],
+            resume=(run / "run.json").exists(), say=lambda line, name=name: print(f"{name}: {line}", flush=True),
         )  # fmt: skip
 
 
 def judge(arguments: argparse.Namespace) -> None:
     out, images = Path(arguments.out), None
-    for plan in sorted(out.glob("*.json")):
-        row, run, result = json.loads(plan.read_text()), plan.with_suffix(""), plan.with_suffix(".judged")
-        history = json.loads((run / "config.json").read_text())["history"] if (run / "config.json").exists() else {}
-        if row["row"] not in arguments.rows or result.exists() or history.get("iterations") != row["iterations"]:
+    iterations = json.loads((out / "iterations.json").read_text())
+    for config in sorted(out.glob("*/config.json")):
+        run = config.parent
+        name, result = run.name.rpartition("-")[0], run.with_suffix(".judged")
+        if name not in arguments.rows or result.exists():
+            continue
+        model = api.load(run, kind=DiffusionAutoencoder)
+        if model.history["iterations"] < iterations[name]["iterations"]:
             continue
         images = images or load_images(arguments.data, size=TINY.model.image_size)
-        model = api.load(run, kind=DiffusionAutoencoder)
         report = judge_z(model, arguments.data, images=images, judge=out / "judge", extent=Extent(method="mean"))
         print(f"{run.name}:", *lines(report), sep="\n")
-        write_whole(result, (json.dumps({**row, **report}, indent=2) + "\n").encode())
+        about = {"row": name, "says": ROWS[name].says, "iterations": model.history["iterations"]}
+        write_whole(result, (json.dumps({**about, **report}, indent=2) + "\n").encode())
 
 
 def table(arguments: argparse.Namespace) -> None:
