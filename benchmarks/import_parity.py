@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -311,22 +311,31 @@ def measure(checkouts: list[Path]) -> Iterator[Row]:
     yield from hugging_face()
 
 
+def tell(heading: list[str], rows: Iterable[tuple[str, bool]], markdown: Path | None) -> int:
+    """Print a table as its rows come, (line, whether it differs too much), and write it; 1 where any does, else 0."""
+    lines, failed = list(heading), 0
+    print("\n".join(lines))
+    for line, wrong in rows:
+        lines.append(line)
+        print(line, flush=True)
+        failed += wrong
+    if markdown:
+        markdown.write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"{failed} of {len(lines) - len(heading)} differ by more than they may", file=sys.stderr)
+    return int(failed > 0)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, action="append", default=[], metavar="CHECKOUT")
     parser.add_argument("--markdown", type=Path, help="write the table there")
     arguments = parser.parse_args()
-    lines = ["| checkpoint | compared | parameters | largest difference |", "|---|---|---|---|"]
-    failed = 0
-    print("\n".join(lines))
-    for row in measure([path.resolve() for path in arguments.reference]):
-        lines.append(f"| {row.source} | {row.what} | {row.parameters:,} | {row.difference:.1e} |")
-        print(lines[-1], flush=True)
-        failed += row.difference > row.tolerance
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"{failed} of {len(lines) - 2} differ by more than they may", file=sys.stderr)
-    return int(failed > 0)
+    heading = ["| checkpoint | compared | parameters | largest difference |", "|---|---|---|---|"]
+    rows = (
+        (f"| {row.source} | {row.what} | {row.parameters:,} | {row.difference:.1e} |", row.difference > row.tolerance)
+        for row in measure([path.resolve() for path in arguments.reference])
+    )
+    return tell(heading, rows, arguments.markdown)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from import_parity import difference, draw, imported
+from import_parity import difference, draw, imported, tell
 from torch import Tensor
 
 from zsem.diffusion.denoiser import bind
@@ -106,7 +106,7 @@ class Pair:
             steps=1000, learn_sigma=learned, sigma_small=case.variance == "small", noise_schedule=schedule,
             timestep_respacing=case.respacing,
         )  # fmt: skip
-        options = Options(image_size=SIZE, head_channels=16, attention_order="legacy", schedule=schedule)
+        options = Options(size=SIZE, head_channels=16, attention_order="legacy", schedule=schedule)
         self.model = imported(self.network.state_dict(), options).model
         self.classifier = imported(self.judge.state_dict(), replace(options, image_size=None)).model
         levels = torch.tensor(self.diffusion.timestep_map[::-1], dtype=torch.float64)
@@ -235,20 +235,12 @@ def main() -> int:
     if not (arguments.reference / "guided_diffusion" / "gaussian_diffusion.py").is_file():
         sys.exit(f"{arguments.reference} is no checkout of openai/guided-diffusion")
     sys.path.insert(0, str(arguments.reference.resolve()))
-    lines = [
+    heading = [
         "| official loop | timesteps | variance | guidance | | largest difference | effect of the guidance |",
         "|---|---|---|---|---|---|---|",
     ]
-    failed = 0
-    print("\n".join(lines))
-    for line, worst, allowed in measure():
-        lines.append(line)
-        print(line, flush=True)
-        failed += worst > allowed
-    if arguments.markdown:
-        arguments.markdown.write_text("\n".join(lines) + "\n", "utf-8")
-    print(f"{failed} of {len(lines) - 2} differ by more than they may", file=sys.stderr)
-    return int(failed > 0)
+    rows = ((line, worst > allowed) for line, worst, allowed in measure())
+    return tell(heading, rows, arguments.markdown)
 
 
 if __name__ == "__main__":

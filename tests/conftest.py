@@ -10,6 +10,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from zsem.cli import main
 from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.nets.encoder import SemanticEncoder
@@ -175,3 +176,16 @@ def quick_preset() -> Preset:
         ),
         training=Loop.Config(batch_size=32, warmup=10, learning_rate=5e-3, log_every=10, precision="fp32"),
     )
+
+
+@pytest.fixture
+def zsem(capsys):
+    """Call the command line; gives exit code, stdout and stderr."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(arg) for arg in args])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

@@ -35,19 +35,6 @@ def run(tmp_path_factory, faces):
     return str(folder)
 
 
-@pytest.fixture
-def zsem(capsys):
-    """Call the command line; gives exit code, stdout and stderr."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def pixels(path: str | Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB"))

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zsem.cli import main
 from zsem.data.align import align, ffhq_quad
 from zsem.data.landmarks import HEADER
 from zsem.values import draws
@@ -27,15 +26,9 @@ def no_models_of_the_user(monkeypatch):
 
 
 @pytest.fixture
-def zsem(capsys):
+def zsem(zsem):
     """Run `zsem align`; gives exit code, stdout and stderr."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main(["align", *map(str, args)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+    return lambda *args: zsem("align", *args)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import pytest
 import tifffile
 from PIL import Image
 
-from zsem.cli import main
 from zsem.data.decoding import decode
 
 SMALL = [
@@ -20,13 +19,11 @@ SMALL = [
 
 
 @pytest.fixture
-def zsem(capsys):
+def zsem(zsem):
     """Call the command line; gives what it says on stdout."""
 
     def call(*args: object) -> str:
-        capsys.readouterr()
-        code = main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
+        code, out, err = zsem(*args)
         assert code == 0, err
         return out
 

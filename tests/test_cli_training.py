@@ -5,7 +5,6 @@ import json
 import pytest
 
 from zsem import api
-from zsem.cli import main
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.training.presets import PRESETS, find_preset
 
@@ -15,19 +14,6 @@ def run(image_folder, quick_preset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run") / "model"
     api.train(image_folder, folder, preset=quick_preset, iterations=20, say=lambda _: None)
     return folder
-
-
-@pytest.fixture
-def zsem(capsys):
-    """Call the command line; gives exit code, stdout and stderr."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(arg) for arg in args])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_presets_are_listed_and_printed(zsem, tmp_path):

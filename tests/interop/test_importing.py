@@ -87,7 +87,7 @@ def save(tmp_path, monkeypatch):
     def write(content, name="last.ckpt"):
         module = types.ModuleType("lightning_of_1_4")
         key = type("ModelCheckpoint", (), {"__module__": module.__name__})
-        module.ModelCheckpoint = key  # type: ignore[attr-defined]
+        module.ModelCheckpoint = key
         monkeypatch.setitem(sys.modules, module.__name__, module)
         if "state_dict" in content:
             content = {**content, "callbacks": {key: {"best": 1.0}}}
