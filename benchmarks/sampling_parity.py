@@ -108,7 +108,7 @@ class Pair:
         )  # fmt: skip
         options = Options(size=SIZE, head_channels=16, attention_order="legacy", schedule=schedule)
         self.model = imported(self.network.state_dict(), options).model
-        self.classifier = imported(self.judge.state_dict(), replace(options, image_size=None)).model
+        self.classifier = imported(self.judge.state_dict(), replace(options, size=None)).model
         levels = torch.tensor(self.diffusion.timestep_map[::-1], dtype=torch.float64)
         self.grid = TimeGrid.from_levels(self.model.schedule, t=levels, clean=True)
 
