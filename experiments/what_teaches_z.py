@@ -5,8 +5,8 @@
     python -m experiments.what_teaches_z table --out DIR
 
 DATA: avatars (`zsem data avatars --number 12000 --size 64 --out DATA`). Every row is the preset `tiny`, its U-Net two
-thirds as wide so that more images pass, with one change. Its iterations are what fits into the minutes of one core, by processor times of all rows measured in
-turns and kept, with the learning rate's cosine. Runs resume where they stopped.
+thirds as wide so that more images pass, with one change. Its iterations are what fits into the minutes of one core, by
+processor times of all rows measured in turns and kept, with the learning rate's cosine. Runs resume where they stopped.
 `judge` judges what is trained and not judged yet (`experiments.judge_z`, edits along mean differences).
 """
 
