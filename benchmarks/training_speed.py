@@ -23,7 +23,7 @@ from zsem.data.batches import Batches
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
-from zsem.training.presets import PRESETS
+from zsem.training.preset_files import find_preset
 
 BATCH, ITERATIONS = 64, 3
 CONVOLUTIONS = {"aten::convolution_backward", "aten::mkldnn_convolution"}
@@ -31,7 +31,7 @@ CONVOLUTIONS = {"aten::convolution_backward", "aten::mkldnn_convolution"}
 
 def prototype() -> DiffusionAutoencoder.Config:
     """U-Net of 96 channels, mult (1, 2), attention at 8 x 8; an encoder of 2.1 M parameters to 128 numbers."""
-    config = PRESETS["tiny"].model
+    config = find_preset("tiny").model
     encoder = replace(config.encoder, channels=24, channel_mult=(1, 2, 4, 5), pool=2)
     return replace(config, unet=replace(config.unet, embed_channels=256), encoder=encoder)
 

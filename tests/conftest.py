@@ -13,6 +13,7 @@ from PIL import Image
 from zsem.cli import main
 from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.training.loop import Loop
@@ -174,6 +175,7 @@ def quick_preset() -> Preset:
                 channels=16, channel_mult=(1,), attention_resolutions=(), num_res_blocks=1, patch=4, pool=2
             ),
         ),
+        objective=AutoencoderObjective.Config(),
         training=Loop.Config(batch_size=32, warmup=10, learning_rate=5e-3, log_every=10, precision="fp32"),
     )
 

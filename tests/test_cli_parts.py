@@ -13,7 +13,7 @@ from zsem.cli.reconstruct import table_row
 from zsem.cli.train import chosen_preset
 from zsem.data.intensity import EIGHT_BITS
 from zsem.data.pixels import from_pil
-from zsem.training.presets import PRESETS
+from zsem.training.preset_files import find_preset
 
 
 def test_names_of_pictures_stay_inside_the_folder_and_apart():
@@ -66,6 +66,6 @@ def test_the_table_says_100_only_where_all_are_identical(share, text):
 
 
 def test_the_preset_is_read_ahead():
-    assert chosen_preset(["data", "--out", "x"]) == PRESETS["tiny"]
-    assert chosen_preset(["data", "--preset", "nano"]) == PRESETS["nano"]
-    assert chosen_preset(["--preset=paper64", "data"]) == PRESETS["paper64"]
+    assert chosen_preset(["data", "--out", "x"]) == find_preset("tiny")
+    assert chosen_preset(["data", "--preset", "nano"]) == find_preset("nano")
+    assert chosen_preset(["--preset=paper64", "data"]) == find_preset("paper64")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zsem import api
+from zsem.api.training import assemble
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8
 from zsem.metrics.health import USED, health_of_z, verdict
@@ -63,7 +63,7 @@ def test_one_image_has_no_other(small_model, images):
 
 def train(images, preset, folder, *, encoder: bool):
     """A real training of 90 iterations; without `encoder`, z is the same for all images and has no gradient."""
-    loop, batches = api.assemble(images, Plan(preset=preset), folder, lambda _: None)
+    loop, batches = assemble(images, Plan(preset=preset), folder, lambda _: None)
     if not encoder:
         for parameter in loop.model.encoder.parameters():
             parameter.requires_grad_(False).zero_()

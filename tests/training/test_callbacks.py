@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from zsem import api
+from zsem.api.training import small_set
 from zsem.data.images import load_images
 from zsem.training.callbacks import Callback, numbers
 from zsem.values.errors import ZsemError
@@ -86,4 +87,4 @@ def test_few_images_are_remarked_upon(images, quick_preset, tmp_path):
     api.train(images, tmp_path / "run", preset=quick_preset, iterations=1, say=said.append)
     assert any(line.startswith("note: 36 training images are few") for line in said)
     plenty = replace(images, splits=["train"] * 500, paths=["x"] * 500)
-    assert api.small_set(plenty) == []
+    assert small_set(plenty) == []

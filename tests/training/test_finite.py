@@ -62,6 +62,7 @@ from zsem import api
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
 from zsem.training.presets import Preset
 
@@ -71,6 +72,7 @@ preset = Preset(
         unet=UNet.Config(channels=16, channel_mult=(1,), attention_resolutions=(), embed_channels=32, patch=4),
         encoder=SemanticEncoder.Config(channels=8, channel_mult=(1,), attention_resolutions=(), patch=4),
     ),
+    objective=AutoencoderObjective.Config(),
     training=Loop.Config(batch_size=8, warmup=0, learning_rate=1e30, precision="fp32"),
 )
 api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=6)

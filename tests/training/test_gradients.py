@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from zsem import api
+from zsem.api.training import assemble
 from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
@@ -27,7 +27,7 @@ def images(image_folder):
 def first_step(images, preset, tmp_path, **settings):
     """Loss of the first iteration, and its gradient: AdamW's first moment holds (1 - beta) of it."""
     changed = replace(preset, training=replace(preset.training, batch_size=8, clip=1e9, **settings))
-    loop, batches = api.assemble(images, Plan(preset=changed), tmp_path, quiet)
+    loop, batches = assemble(images, Plan(preset=changed), tmp_path, quiet)
     loss = loop.step(batches, 1e-3)
     state = loop.optimisers["autoencoder"].state_dict()["state"]
     return loss, torch.cat([row["exp_avg"].flatten() for row in state.values()])

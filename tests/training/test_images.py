@@ -11,6 +11,7 @@ from torch.utils.data import TensorDataset
 from zsem import api
 from zsem.data.images import load_images
 from zsem.data.intensity import EIGHT_BITS, Intensity, full_range
+from zsem.models.denoising import AutoencoderObjective
 from zsem.training.images import ImageOptions, read_images
 from zsem.training.loop import Loop
 from zsem.training.presets import Preset
@@ -105,6 +106,7 @@ def test_choices_that_exclude_each_other_are_one_sentence(tmp_path, small_model)
 def preset(small_model):
     return Preset(
         model=small_model.config,
+        objective=AutoencoderObjective.Config(),
         training=Loop.Config(batch_size=4, warmup=2, log_every=2, learning_rate=1e-3, precision="fp32", flip=True),
     )
 

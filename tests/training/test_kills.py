@@ -20,6 +20,7 @@ import torch
 from zsem import api
 from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.training import checkpoint, posthoc
@@ -41,6 +42,7 @@ preset = Preset(
             channels=16, channel_mult=(1,), attention_resolutions=(), num_res_blocks=1, patch=4
         ),
     ),
+    objective=AutoencoderObjective.Config(),
     training=Loop.Config(
         batch_size=8, warmup=5, log_every=3, precision="fp32", checkpoint_minutes=0.1 / 60,
         validation_minutes=0.5 / 60, validation_images=2, picture_minutes=0.5 / 60,

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsem import api
+from zsem.api.averaging import WIDTHS
 from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.training import ema, posthoc
@@ -111,7 +112,7 @@ def test_a_run_is_averaged_over_a_chosen_width(image_folder, quick_preset, tmp_p
     said: list[str] = []
     best = api.choose_average(out, out=tmp_path / "best", say=said.append)
     tried = {width: figures["loss"] for width, figures in best.history["ema"]["tried"].items()}
-    assert len(tried) == len(said) == len(api.WIDTHS)
+    assert len(tried) == len(said) == len(WIDTHS)
     assert tried[f"{best.history['ema']['sigma_rel']:g}"] == min(tried.values()) < max(tried.values())
     assert DiffusionAutoencoder.from_pretrained(tmp_path / "best").stamp == best.stamp
     assert DiffusionAutoencoder.from_pretrained(out / "ema" / "0.1").stamp == same.stamp

@@ -8,15 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsem import api
-from zsem.training.presets import PRESETS, find_preset, preset_json
+from zsem.training.preset_files import find_preset, preset_json
+from zsem.training.presets import PRESETS
 from zsem.values.errors import ZsemError
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_printed_preset_is_read_again(tmp_path, name):
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, named in PRESETS.items() for name in named])
+def test_a_printed_preset_is_read_again(tmp_path, kind, name):
+    path, preset = tmp_path / "mine.json", PRESETS[kind][name]
+    path.write_text(preset_json(preset))
+    assert find_preset(path) == preset == find_preset(name, kind) == find_preset(path, kind)
+    assert preset.kind == kind
+
+
+def test_a_preset_is_for_one_kind_of_model(tmp_path):
     path = tmp_path / "mine.json"
-    path.write_text(preset_json(PRESETS[name]))
-    assert find_preset(path) == PRESETS[name] == find_preset(name)
+    path.write_text('{"kind": "painter", "base": "tiny"}')
+    with pytest.raises(ZsemError, match="no kind of model 'painter'; choose one of autoencoder"):
+        find_preset(path)
+    with pytest.raises(ZsemError, match="is a preset for --model painter, not autoencoder"):
+        find_preset(path, "autoencoder")
+    with pytest.raises(ZsemError, match="no kind of model 'painter' to train; choose one of autoencoder"):
+        find_preset("tiny", "painter")
 
 
 @given(st.integers(1, 512), st.floats(1e-6, 1e-2), st.lists(st.integers(1, 8), min_size=1, max_size=6))
@@ -28,7 +41,7 @@ def test_a_part_changes_that_part_alone(tmp_path_factory, batch, rate, mult):
         "model": {"unet": {"channel_mult": mult}},
     }
     path.write_text(json.dumps(part))
-    nano = PRESETS["nano"]
+    nano = find_preset("nano")
     assert find_preset(path) == replace(
         nano,
         training=replace(nano.training, batch_size=batch, learning_rate=rate),

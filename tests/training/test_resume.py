@@ -23,6 +23,7 @@ from zsem import api
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
 from zsem.training.presets import Preset
 
@@ -36,6 +37,7 @@ preset = Preset(
             channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1, patch=4
         ),
     ),
+    objective=AutoencoderObjective.Config(),
     training=Loop.Config(batch_size=8, warmup=5, log_every=3, checkpoint_minutes=0.0, picture_minutes=1e9),
 )
 api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=int(sys.argv[3]), resume=sys.argv[4] == "resume")

@@ -24,6 +24,7 @@ from zsem.values.errors import ZsemError
 def preset(small_model):
     return Preset(
         model=small_model.config,
+        objective=AutoencoderObjective.Config(),
         training=Loop.Config(batch_size=8, warmup=2, log_every=2, learning_rate=1e-3, precision="fp32"),
     )
 
@@ -111,9 +112,9 @@ def test_a_failing_write_does_not_end_the_training(images, preset, tmp_path):
     assert DiffusionAutoencoder.from_pretrained(out).history["iterations"] > 1
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", list(PRESETS["autoencoder"]))
 def test_presets_can_be_built(name):
-    chosen = PRESETS[name]
+    chosen = PRESETS["autoencoder"][name]
     with torch.device("meta"):
         model = DiffusionAutoencoder(chosen.model)
     assert AutoencoderObjective(model, chosen.objective).networks
@@ -125,6 +126,7 @@ from zsem import api
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
 from zsem.training.presets import Preset
 
@@ -134,6 +136,7 @@ preset = Preset(
         unet=UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(), embed_channels=32),
         encoder=SemanticEncoder.Config(channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1),
     ),
+    objective=AutoencoderObjective.Config(),
     training=Loop.Config(batch_size=8, accumulate=int(sys.argv[3]), warmup=2, log_every=1, precision="fp32"),
 )
 api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=6)

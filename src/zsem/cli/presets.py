@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from tyro.conf import Positional, arg
@@ -19,25 +19,30 @@ class Presets(Command):
 
     name: Annotated[Positional[str | None], arg(metavar="PRESET")] = None
     """a preset, or a file of one; without it all presets are listed"""
+    model: str | None = None
+    """presets for this kind of model alone: autoencoder (where a preset is named), diffusion, classifier, vae, gan"""
 
     def run(self) -> Report:
-        from zsem.training.presets import PRESETS, find_preset, preset_json
+        from zsem.training.preset_files import find_preset, preset_json, preset_settings, presets_of
+        from zsem.training.presets import PRESETS
 
         if self.name is not None:
-            preset = find_preset(self.name)
-            return Report(figures=asdict(preset), notes=[preset_json(preset)])
+            preset = find_preset(self.name, self.model)
+            return Report(figures=preset_settings(preset), notes=[preset_json(preset)])
+        shown = PRESETS if self.model is None else {self.model: presets_of(self.model)}
         rows = [
             {
+                "model": kind,
                 "preset": name,
                 "px": str(preset.model.image_size),
-                "z": str(preset.model.z_dim),
                 "batch": str(preset.training.batch_size),
                 "images to go through": f"{preset.recommended_images:,}",
             }
-            for name, preset in PRESETS.items()
+            for kind, presets in shown.items()
+            for name, preset in presets.items()
         ]
         return Report(
-            figures={name: asdict(preset) for name, preset in PRESETS.items()},
+            figures={kind: {name: preset_settings(p) for name, p in presets.items()} for kind, presets in shown.items()},
             rows=rows,
             notes=["`zsem presets tiny > mine.json` writes a file to change; `--preset mine.json` trains with it."],
         )

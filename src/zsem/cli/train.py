@@ -13,7 +13,8 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from zsem.cli.command import Command, Report
 from zsem.training.images import ImageOptions
 from zsem.training.log import clock
-from zsem.training.presets import PRESETS, Preset, find_preset
+from zsem.training.preset_files import find_preset
+from zsem.training.presets import PRESETS, Preset, preset_type
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MINUTES = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Command):
-    """Train a diffusion autoencoder on a folder or archive of images, and on nothing else.
+    """Train a diffusion autoencoder, or another model, on a folder or archive of images, and on nothing else.
 
     RUN then holds the model, a log (metrics.jsonl), checkpoints and pictures. Ctrl-C saves and leaves; --resume goes
     on. The flags with dots are the preset's settings, shown with the values of the --preset that is given; settings of
@@ -36,8 +37,11 @@ class Train(Command):
     """folder, archive (tar, zip) or table (Parquet, npz, idx) of images"""
     out: Annotated[str | None, arg(metavar="RUN")] = None
     """folder for the model and its history; --estimate needs none"""
-    preset: Annotated[str, arg(metavar="{" + ",".join(PRESETS) + ",FILE.json}")] = "tiny"
-    """settings to begin with: nano (32 px) takes minutes on a CPU, tiny (64 px) an hour"""
+    model: Annotated[str | None, arg(metavar="{" + ",".join(PRESETS) + "}")] = None
+    """what to train; an autoencoder where neither this nor a preset's file says otherwise"""
+    preset: Annotated[str, arg(metavar="PRESET")] = "tiny"
+    """settings to begin with, a name or a file; nano (32 px) takes minutes on a CPU, tiny (64 px) an hour,
+    `zsem presets` lists all"""
     estimate: FlagCreatePairsOff[bool] = False
     """run a few iterations only, and tell time, memory and room on the disk for the whole"""
     size: int | None = None
@@ -57,14 +61,15 @@ class Train(Command):
     tensorboard: FlagCreatePairsOff[bool] = False
     """write the figures for TensorBoard to RUN/tensorboard too"""
     reading: Annotated[FlagCreatePairsOff[ImageOptions], arg(name="")] = dataclasses.field(default_factory=ImageOptions)
-    settings: Annotated[Preset, arg(name="")] = dataclasses.field(default_factory=lambda: PRESETS["tiny"])
+    settings: Annotated[Preset, arg(name="")] = dataclasses.field(default_factory=lambda: find_preset("tiny"))
 
     @classmethod
     def parse(cls, args: Sequence[str], *, prog: str) -> Train:
-        settings = dataclasses.field(default=chosen_preset(args))
+        preset = chosen_preset(args)
+        settings = dataclasses.field(default=preset)
         kind = dataclasses.make_dataclass(
             cls.__name__,
-            [("settings", Annotated[Preset, arg(name="")], settings)],
+            [("settings", Annotated[preset_type(preset.kind), arg(name="")], settings)],
             bases=(cls,),
             namespace={"__doc__": cls.__doc__},
             frozen=True,
@@ -156,11 +161,16 @@ def size_text(size: int) -> str:
 
 
 def chosen_preset(args: Sequence[str]) -> Preset:
-    """The preset that --preset names among the arguments, read ahead: it decides the defaults of all other settings."""
-    name = "tiny"
+    """The preset that the arguments name, read ahead: it decides which other settings there are, and their defaults."""
+    return find_preset(value_of("--preset", args) or "tiny", value_of("--model", args))
+
+
+def value_of(flag: str, args: Sequence[str]) -> str | None:
+    """The last value that a flag has among the arguments, or None."""
+    found = None
     for word, following in zip(args, [*args[1:], ""], strict=True):
-        if word == "--preset":
-            name = following
-        elif word.startswith("--preset="):
-            name = word.partition("=")[2]
-    return find_preset(name)
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found

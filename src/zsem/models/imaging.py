@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
-from zsem.data.intensity import Intensity
 from zsem.data.pixels import displayable
 from zsem.data.shaping import sides
 from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.models.base import Model
-from zsem.models.inputs import Images, Inputs, read_inputs
+from zsem.models.inputs import Images, InputConfig, Inputs, read_inputs
 from zsem.nets.unet import UNet
 from zsem.values import draws
 from zsem.values.codes import Codes, Noise
@@ -41,15 +40,7 @@ class ImageModel(Model):
     """A diffusion model of images: a U-Net, the noise schedule that it was trained on, and codecs over both."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        image_size: int | tuple[int, int] = 64
-        """side of the square images, or height and width, pixels; what the networks cannot halve is padded inside"""
-        image_channels: int = 3
-        """1 for grey, 3 for colour, any number for other data"""
-        intensity: Intensity = field(default_factory=Intensity)
-        """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
-        background: str = "white"
-        """colour behind transparent pixels of image files"""
+    class Config(InputConfig):
         prediction: Literal["v", "eps", "x0"] = "v"
         """what the U-Net predicts"""
         unet: UNet.Config = field(default_factory=UNet.Config)
@@ -62,6 +53,7 @@ class ImageModel(Model):
     ) -> None:
         """multiple: what further networks need the sides of images to be multiples of."""
         super().__init__(config)
+        # what the networks cannot halve is padded
         multiple = math.lcm(multiple, config.unet.multiple)
         height, width = sides(config.image_size)
         if min(height, width) < 1:

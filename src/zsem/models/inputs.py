@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,20 @@ from zsem.values.errors import ZsemError
 
 OneImage = str | Path | Image.Image | np.ndarray
 Images = ImageSet | OneImage | Tensor | Sequence[OneImage]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """What images a model takes; the configuration of every model of images begins with it."""
+
+    image_size: int | tuple[int, int] = 64
+    """side of the square images, or height and width, pixels"""
+    image_channels: int = 3
+    """1 for grey, 3 for colour, any number for other data"""
+    intensity: Intensity = field(default_factory=Intensity)
+    """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
+    background: str = "white"
+    """colour behind transparent pixels of image files"""
 
 
 @dataclass(frozen=True, kw_only=True)

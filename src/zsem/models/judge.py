@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zsem.data.intensity import Intensity
 from zsem.data.shaping import sides
 from zsem.models.base import Model
 from zsem.models.imaging import check_size, evaluation
-from zsem.models.inputs import Images, read_inputs
+from zsem.models.inputs import Images, InputConfig, read_inputs
 from zsem.nets.encoder import SemanticEncoder
 from zsem.values import draws
 from zsem.values.objective import Batch, Phase
@@ -32,15 +31,9 @@ class Judge(Model):
     kind = "judge"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(InputConfig):
         attributes: tuple[str, ...]
         """names of the attributes, in the order of the logits"""
-        image_size: int | tuple[int, int] = 64
-        """side of the square images, or height and width, pixels"""
-        image_channels: int = 3
-        """1 for grey, 3 for colour, any number for other data"""
-        intensity: Intensity = field(default_factory=Intensity)
-        """how stored values become -1 .. 1: by default 8 bits"""
         net: SemanticEncoder.Config = field(
             default_factory=lambda: SemanticEncoder.Config(
                 channels=32, channel_mult=(1, 2, 4), num_res_blocks=1, attention_resolutions=(), patch=2, pool=4
@@ -67,7 +60,7 @@ class Judge(Model):
     def logits(self, images: Images, *, batch_size: int = 64) -> Float[Tensor, "n a"]:
         """Logits for images of any kind that `DiffusionAutoencoder.encode` takes, on the CPU and without gradients."""
         shape = (self.config.image_channels, *sides(self.config.image_size))
-        inputs = read_inputs(images, shape, self.config.intensity)
+        inputs = read_inputs(images, shape, self.config.intensity, self.config.background)
         starts = range(0, len(inputs.pixels), batch_size)
         with evaluation(self):
             parts = [self(inputs.part(slice(start, start + batch_size)).to(self.device)).cpu() for start in starts]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from torch.utils.data import Dataset
 
 from zsem.data.images import ImageSet, load_images
 from zsem.data.intensity import EIGHT_BITS, Intensity, choose_intensity, intensity_note
 from zsem.data.shaping import sides
-from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.inputs import InputConfig
 from zsem.values.errors import ZsemError
 
 Source = str | Path | ImageSet | Dataset
 """A folder, an archive or a table of images, images that were read, or a torch Dataset."""
+ConfigT = TypeVar("ConfigT", bound=InputConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class ImageOptions:
 
 
 def read_images(
-    data: Source, config: DiffusionAutoencoder.Config, options: ImageOptions, *, limit: int | None, fixed: bool
-) -> tuple[ImageSet, DiffusionAutoencoder.Config]:
+    data: Source, config: ConfigT, options: ImageOptions, *, limit: int | None, fixed: bool
+) -> tuple[ImageSet, ConfigT]:
     """The images to train on, and the configuration for them: their size, channels and intensity.
 
     fixed: the model is there already, so that the images must fit it.

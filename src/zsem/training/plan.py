@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import GenericAlias
+from typing import Any, Generic
 
 from pydantic import TypeAdapter, ValidationError
 
 from zsem.data.images import ImageSet
-from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.training.families import FAMILIES
 from zsem.training.images import ImageOptions, Source, read_images
-from zsem.training.presets import Preset, find_preset
+from zsem.training.preset_files import DEFAULT_KIND, KIND, find_preset
+from zsem.training.presets import ModelConfig, ObjectiveConfig, Preset
 from zsem.values.errors import ZsemError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Generic[ModelConfig, ObjectiveConfig]):
     """What a run folder remembers of how it was begun (run.json), so that --resume goes on with the same."""
 
-    preset: Preset
+    preset: Preset[ModelConfig, ObjectiveConfig]
     init: str | None = None
     limit: int | None = None
     reading: ImageOptions = field(default_factory=ImageOptions)
     images: str = ""
     """checksum of the training images"""
+
+    def text(self) -> str:
+        """The plan as `stored_plan` reads it."""
+        return json.dumps({KIND: self.preset.kind, **asdict(self)}, indent=2) + "\n"
 
 
 def stored_plan(out: Path) -> Plan:
@@ -32,27 +40,40 @@ def stored_plan(out: Path) -> Plan:
     path = out / "run.json"
     if not path.exists():
         raise ZsemError(f"{out} holds no training to resume; leave out --resume to begin one")
+    anew = f"begin anew with --init {out}"
     try:
-        return TypeAdapter(Plan).validate_json(path.read_text("utf-8"))
+        given = json.loads(path.read_text("utf-8"))
+        kind: Any = GenericAlias(Plan, FAMILIES[given.pop(KIND, DEFAULT_KIND)].configs)
+        return TypeAdapter(kind).validate_json(json.dumps(given))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise ZsemError(f"{path}: {where}: {first['msg']}; begin anew with --init {out}") from None
+        raise ZsemError(f"{path}: {where}: {first['msg']}; {anew}") from None
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise ZsemError(f"{path} does not say how the training was begun; {anew}") from None
 
 
 def new_plan(
+    kind: str | None,
     preset: str | Path | Preset,
     size: int | tuple[int, int] | None,
     *,
     reading: ImageOptions,
     init: str | None = None,
-    config: DiffusionAutoencoder.Config | None = None,
+    config: Any = None,
     limit: int | None = None,
 ) -> Plan:
-    """The preset, or the `config` of the model `init` to start from, at the asked size."""
+    """The preset, or the `config` of the model `init` to start from, at the asked size.
+
+    Raises ZsemError where the preset or `init` is for another kind of model.
+    """
     if not isinstance(preset, Preset):
-        preset = find_preset(preset)
+        preset = find_preset(preset, kind)
+    elif kind not in {None, preset.kind}:
+        raise ZsemError(f"the preset is for a model of kind {preset.kind}, not {kind}")
     if config is not None:
+        if type(config) is not type(preset.model):
+            raise ZsemError(f"{init} is no model of the kind to train, {preset.kind}: give another --init or --model")
         preset = replace(preset, model=config)
     if size is not None:
         if reading.keep_shape:

@@ -1,36 +1,44 @@
-"""Ready-made configurations: sizes for a CPU, and those of the paper (DiffAE, supplement A, Table 6); their files."""
+"""Ready-made configurations: sizes for a CPU, and those of the paper (DiffAE, supplement A, Table 6)."""
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
+from dataclasses import dataclass, field
+from types import GenericAlias
+from typing import Any, Generic, TypeVar
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
+from zsem.training.families import FAMILIES, kind_of
 from zsem.training.loop import Loop
-from zsem.values.errors import ZsemError
+
+ModelConfig = TypeVar("ModelConfig")
+ObjectiveConfig = TypeVar("ObjectiveConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preset:
+class Preset(Generic[ModelConfig, ObjectiveConfig]):
     """All that a training is made of, but the images and the time."""
 
-    model: DiffusionAutoencoder.Config = field(default_factory=DiffusionAutoencoder.Config)
+    model: ModelConfig
     """the networks"""
-    objective: AutoencoderObjective.Config = field(default_factory=AutoencoderObjective.Config)
+    objective: ObjectiveConfig
     """the loss"""
     training: Loop.Config = field(default_factory=Loop.Config)
     """the loop"""
     recommended_images: int = 500_000
     """images to go through for a good model, repeats counted; --estimate tells how long that takes"""
+
+    @property
+    def kind(self) -> str:
+        """The kind of the model."""
+        return kind_of(self.model)
+
+
+def preset_type(kind: str) -> Any:
+    """The class of presets for models of a kind, with the types of its two configurations."""
+    return GenericAlias(Preset, FAMILIES[kind].configs)
 
 
 def published(
@@ -51,7 +59,7 @@ def published(
     )
 
 
-PRESETS: dict[str, Preset] = {
+AUTOENCODERS: dict[str, Preset] = {
     "nano": Preset(
         model=DiffusionAutoencoder.Config(
             image_size=32,
@@ -61,6 +69,7 @@ PRESETS: dict[str, Preset] = {
                 channels=32, channel_mult=(1, 2, 4), attention_resolutions=(), patch=2, pool=2, num_res_blocks=1
             ),
         ),
+        objective=AutoencoderObjective.Config(),
         training=Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0),
         recommended_images=300_000,
     ),
@@ -73,73 +82,12 @@ PRESETS: dict[str, Preset] = {
                 channels=32, channel_mult=(1, 2, 4, 4), attention_resolutions=(8,), patch=2, pool=4
             ),
         ),
+        objective=AutoencoderObjective.Config(),
     ),
     "paper64": published(64, 64, (1, 2, 4, 8), (1, 2, 4, 8, 8), batch_size=128, millions=72),
     "paper128": published(128, 128, (1, 1, 2, 3, 4), (1, 1, 2, 3, 4, 4), batch_size=128, millions=130),
     "paper256": published(256, 128, (1, 1, 2, 2, 4, 4), (1, 1, 2, 2, 4, 4, 4), batch_size=64, millions=90),
 }
 
-BASE = "base"  # the key of a preset file that names what the rest is taken from
-
-
-def find_preset(name: str | Path) -> Preset:
-    """A preset by its name in `PRESETS`, or from a JSON file, which may say "base": "tiny" and only what differs.
-
-    Raises ZsemError where there is no such preset, or a file is damaged, incomplete, or has unknown or wrong settings.
-    """
-    if str(name) in PRESETS:
-        return PRESETS[str(name)]
-    path = Path(name)
-    if path.suffix != ".json" and not path.is_file():
-        raise ZsemError(f"there is no preset {str(name)!r}; choose one of {', '.join(PRESETS)}, or give a .json file")
-    try:
-        given = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ZsemError(f"the preset {path} cannot be read: {error.strerror or error}") from None
-    except ValueError as error:
-        raise ZsemError(
-            f"{path} is not JSON ({error}); `zsem presets tiny > {path}` writes one to begin with"
-        ) from None
-    return parse_preset(given, path)
-
-
-def parse_preset(given: Any, path: Path) -> Preset:
-    """The preset that the content of the file `path` describes; errors as in `find_preset`."""
-    if not isinstance(given, dict):
-        raise ZsemError(f"{path} is no preset: it must be a JSON object, as `zsem presets tiny` shows")
-    base = given.get(BASE)
-    given = {name: value for name, value in given.items() if name != BASE}
-    if base is not None and (not isinstance(base, str) or base not in PRESETS):
-        raise ZsemError(f"{path}: there is no preset {base!r} to begin with; choose one of {', '.join(PRESETS)}")
-    whole = asdict(Preset() if base is None else PRESETS[base])
-    missing = merge(whole, given, path)
-    if base is None and missing:
-        raise ZsemError(f'{path} leaves out {missing[0]}; add "base": "tiny" to take what is left out from there')
-    try:
-        return TypeAdapter(Preset).validate_json(json.dumps(whole), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ZsemError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
-
-
-def merge(whole: dict[str, Any], given: Mapping[str, Any], path: Path, prefix: str = "") -> list[str]:
-    """Put the settings that are given into `whole`; returns the dotted names of those that are not."""
-    for name in given:
-        if name not in whole:
-            near = difflib.get_close_matches(name, whole, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(whole)}"
-            raise ZsemError(f"{path}: {prefix}{name} is no setting of a preset; {hint}")
-    missing = []
-    for name, default in whole.items():
-        if name not in given:
-            missing.append(prefix + name)
-        elif isinstance(default, dict) and isinstance(given[name], dict):
-            missing += merge(default, given[name], path, f"{prefix}{name}.")
-        else:
-            whole[name] = given[name]
-    return missing
-
-
-def preset_json(preset: Preset) -> str:
-    """A preset as the text of a file that `find_preset` reads."""
-    return json.dumps(asdict(preset), indent=2)
+PRESETS: dict[str, dict[str, Preset]] = {"autoencoder": AUTOENCODERS}
+"""Presets by kind of model and name."""
