@@ -38,11 +38,12 @@ class Presets(Command):
                 "batch": str(preset.training.batch_size),
                 "images to go through": f"{preset.recommended_images:,}",
             }
-            for kind, presets in shown.items()
-            for name, preset in presets.items()
+            for kind, named in shown.items()
+            for name, preset in named.items()
         ]
+        settings = {kind: {name: preset_settings(p) for name, p in named.items()} for kind, named in shown.items()}
         return Report(
-            figures={kind: {name: preset_settings(p) for name, p in presets.items()} for kind, presets in shown.items()},
+            figures=settings,
             rows=rows,
             notes=["`zsem presets tiny > mine.json` writes a file to change; `--preset mine.json` trains with it."],
         )
