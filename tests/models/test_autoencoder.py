@@ -14,7 +14,7 @@ from PIL import Image
 
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
-from zsem.models import imaging
+from zsem.models import base, imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.values import draws
@@ -191,7 +191,7 @@ def test_a_name_that_is_nowhere_is_told_in_a_sentence(monkeypatch):
 
 FULL_DISK = """
 import resource, signal, sys
-from zsem.models import imaging
+from zsem.models import base, imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.values.errors import ZsemError
 model = DiffusionAutoencoder.from_pretrained(sys.argv[1])
@@ -220,3 +220,22 @@ def test_wrong_requests_are_told_in_a_sentence(small_model, pixels):
         small_model.encode(pixels[:, :, :8])
     with pytest.raises(ZsemError, match="image size 0 is none: give 1 pixel or more"):
         DiffusionAutoencoder(type(small_model.config)(image_size=0))
+
+
+def test_half_weights_are_half_the_file_and_load_as_float32(small_model, pixels, tmp_path):
+    whole, half = small_model.save(tmp_path / "whole"), small_model.save(tmp_path / "half", dtype=torch.float16)
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.6 * sizes[0]
+    loaded = Model.from_pretrained(half)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(to_uint8(loaded.reconstruct(pixels)), pixels)
+
+
+def test_a_model_that_the_package_comes_with_is_found_by_its_name(small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "ASSETS", tmp_path / "assets")
+    monkeypatch.chdir(tmp_path)
+    small_model.save(tmp_path / "assets" / "discs")
+    assert Model.from_pretrained("discs").stamp == small_model.stamp
+    other = DiffusionAutoencoder(small_model.config)
+    other.save(tmp_path / "discs")  # one's own folder comes first
+    assert Model.from_pretrained("discs").stamp == other.stamp

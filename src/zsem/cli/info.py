@@ -20,14 +20,15 @@ class Info(Command):
     """Show a model's configuration, size, training, statistics of its codes, files, and whether its z is used."""
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
-    """folder of a trained model, or its name on the Hugging Face hub"""
+    """folder of a trained model, its name on the Hugging Face hub, or a model that zsem comes with"""
 
     def run(self) -> Report:
         from zsem import api
         from zsem.metrics.health import verdict
+        from zsem.models.base import find_model
 
         model = api.load(self.model, device="cpu")
-        folder = Path(self.model)
+        folder = find_model(self.model)
         figures = {
             "kind": model.kind,
             "stamp": model.stamp,

@@ -19,6 +19,7 @@ from zsem.values.files import read_tensors, write_whole
 
 FORMAT = "zsem.model"
 FORMAT_VERSION = 1
+ASSETS = Path(__file__).parent.parent / "assets"
 RESTORE = "copy it again from where the folder came from"
 KINDS: dict[str, type[Model]] = {}
 # modules of this room that are imported when a folder holds a model of their kind
@@ -70,14 +71,15 @@ class Model(nn.Module):
             self._stamp = versions, digest.hexdigest()[:16]
         return self._stamp[1]
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json and model.safetensors, each whole or not at all; the config last.
 
+        dtype: of the weights in the file, e.g. float16 for half the size; they are float32 again when they are loaded.
         Raises ZsemError where the disk is full; a model that was there before stays readable.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        state = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in self.state_dict().items()}
         about = {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -95,9 +97,7 @@ class Model(nn.Module):
 
         Raises ZsemError for a missing or foreign folder, an unknown format version, damaged or unfitting weights.
         """
-        folder = Path(name)
-        if not folder.exists():
-            folder = pull(str(name))
+        folder = find_model(name)
         about = read_config(folder)
         if about["kind"] in HOMES:
             import_module(f"zsem.models.{HOMES[about['kind']]}")
@@ -131,6 +131,22 @@ class Model(nn.Module):
             return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload a zsem model"))
 
 
+def find_model(name: str | Path) -> Path:
+    """The folder of a model: a folder here, one of the models that zsem comes with, or a download from the hub.
+
+    Raises ZsemError where none of them has that name.
+    """
+    if Path(name).exists():
+        return Path(name)
+    packaged = ASSETS / str(name)
+    return packaged if str(name) in packaged_models() else pull(str(name))
+
+
+def packaged_models() -> list[str]:
+    """Names of the models that zsem comes with."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
 def pull(name: str) -> Path:
     """Download a model from the Hugging Face hub; returns its folder in the hub's cache."""
     from huggingface_hub import snapshot_download
@@ -142,7 +158,9 @@ def pull(name: str) -> Path:
         )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         reason = str(error).splitlines()[0]
-        raise ZsemError(f"{name} is neither a folder here nor a model that the hub gives ({reason})") from None
+        own = ", ".join(packaged_models())
+        known = f", nor one that zsem comes with ({own})" if own else ""
+        raise ZsemError(f"{name} is neither a folder here nor a model that the hub gives ({reason}){known}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
