@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,18 +91,10 @@ def save_png(image: Image.Image | UInt8[Tensor, "c h w"], path: str | Path) -> P
 
     ZsemError: the file cannot be written (full disk, no permission).
     """
-    path = Path(path)
-    picture = image if isinstance(image, Image.Image) else to_pil(image)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(partial, format="PNG")
-        partial.replace(path)
-    except OSError as error:
-        raise ZsemError(f"{path} could not be written: {error.strerror or error}") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    path, file = Path(path), io.BytesIO()
+    (image if isinstance(image, Image.Image) else to_pil(image)).save(file, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, file.getvalue())
     return path
 
 

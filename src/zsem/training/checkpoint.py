@@ -79,9 +79,8 @@ def sweep(run: Path) -> None:
     for left in (run / "checkpoints").glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
     for place in (".", "averages", "pictures", "snapshots/*"):
-        for pattern in (".*.[0-9]*.tmp", ".*.[0-9]*.partial"):  # as write_whole and save_png name them
-            for left in run.glob(f"{place}/{pattern}"):
-                left.unlink(missing_ok=True)
+        for left in run.glob(f"{place}/.*.[0-9]*.tmp"):  # as write_whole names them
+            left.unlink(missing_ok=True)
 
 
 def complete(folder: Path) -> list[Path]:
