@@ -62,7 +62,7 @@ def test_attention_of_several_heads(legacy):
 
 def test_attention_pool():
     """AttentionPool2d of guided-diffusion: the mean is the first token, and what it attends to is the answer."""
-    pool = AttentionPool(16, size=3, head_channels=8, out_dim=5)
+    pool = AttentionPool(16, cells=9, head_channels=8, out_dim=5)
     x = random(2, 16, 3, 3)
     tokens = x.flatten(2)
     tokens = torch.cat([tokens.mean(dim=-1, keepdim=True), tokens], dim=-1) + pool.position[None]

@@ -196,9 +196,9 @@ def test_guidance_that_cannot_be(plain, guidable, judge):
     for other, told in ((replace(JUDGE, image_size=32), "3 x 32 x 32"), (replace(JUDGE, num_outputs=4), "4 classes")):
         with pytest.raises(ZsemError, match=told):
             guidable.sample(1, classes=0, classifier=awake(NoisyClassifier, other), classifier_scale=1)
-    for share, config in ((1.0, GUIDABLE), (-0.1, GUIDABLE), (0.1, PLAIN)):
+    for share in (1.0, -0.1):
         with pytest.raises(ZsemError, match="class_dropout"):
-            DiffusionModel(replace(config, class_dropout=share))
+            DiffusionModel(replace(GUIDABLE, class_dropout=share))
 
 
 def test_models_from_before_class_dropout_are_read(guidable, tmp_path):

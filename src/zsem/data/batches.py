@@ -61,6 +61,9 @@ class Batches:
     def batch(self, iteration: int) -> Batch:
         """The batch of `iteration` (0, 1, ...), stored pixels on the CPU; equal calls give equal batches."""
         index = self._rows(iteration, self.positions)
+        known = None
+        if self.classes is not None:  # over all ranks, so that a mean over known classes is the same for any number
+            known = float((self.classes[self._rows(iteration, range(self.batch_size))] >= 0).double().mean())
         names: list[tuple[int, ...]] = [(self.seed, iteration, position) for position in self.positions]
         images = self.pixels.numpy()[index]  # numpy: waking torch's threads costs more than this copy
         if self.flip:
@@ -72,6 +75,7 @@ class Batches:
             names=names,
             classes=None if self.classes is None else self.classes[rows],
             attributes=None if self.attributes is None else self.attributes[rows],
+            whole_known=known,
         )
 
     def paths(self, iteration: int) -> list[str]:

@@ -125,6 +125,16 @@ def _weighted_error(
     return factor * error.square().mean(dim=(1, 2, 3))
 
 
+def training_noise(names: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:
+    """The eps of every name in training, standard normal float32 of `shape` on the CPU, [b, *shape]."""
+    return draws.normal([(*name, NOISE_DRAW) for name in names], shape)
+
+
+def training_places(names: Sequence[tuple[int, ...]], *, stratified: bool) -> Float[Tensor, " b"]:
+    """The number in [0, 1) of every name that its timestep comes from: spread evenly, or independent."""
+    return (stratified_draws if stratified else uniform_draws)(names, TIMESTEP_DRAW)
+
+
 def uniform_draws(names: Sequence[tuple[int, ...]], purpose: int) -> Float[Tensor, " b"]:
     """One number in [0, 1) for each name, independent and uniform, float64 on the CPU."""
     return torch.tensor([draws.generator(*name, purpose).random() for name in names], dtype=torch.float64)

@@ -133,7 +133,7 @@ def read(path: Path, options: Options = GUESS) -> tuple[DiffusionModel, str, lis
     net, sines_first = _net(about, folder, size)
     config = DiffusionModel.Config(
         image_size=size, image_channels=about.in_channels, prediction=prediction, unet=net, schedule=schedule,
-        learned_range=about.out_channels == 2 * about.in_channels,
+        learned_range=about.out_channels == 2 * about.in_channels, class_dropout=0.0,
     )  # fmt: skip
     model = skeleton(DiffusionModel, config, folder)
     fill(model.unet, layouts.diffusers(model.unet, sines_first=sines_first), state, weights)

@@ -256,7 +256,7 @@ def _diffusion_model(about: architecture.Architecture, conventions: Conventions,
         )
     config = DiffusionModel.Config(
         image_size=about.image_size, image_channels=c, prediction="eps", unet=about.net,
-        schedule=conventions.schedule, learned_range=out == 2 * c,
+        schedule=conventions.schedule, learned_range=out == 2 * c, class_dropout=0.0,
     )  # fmt: skip
     return skeleton(DiffusionModel, config, path)
 

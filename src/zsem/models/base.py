@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -37,11 +38,13 @@ class Model(nn.Module):
     """Base of all models: a frozen `Config`, weights, a history of how they came about, and one folder on disk.
 
     Subclasses name themselves with `kind` and have a nested dataclass `Config`.
+    ABSENT: what a config.json means that was written before a field existed, where that is not the field's default.
     history: what is worth knowing of the training (iterations, images, minutes, data, measures), JSON-able.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type]
+    ABSENT: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,7 +109,7 @@ class Model(nn.Module):
             wanted = f"a {cls.__name__} is wanted" if kind else "this zsem does not know that kind: install a newer one"
             raise ZsemError(f"{folder} holds a model of kind {about['kind']!r}, and {wanted}")
         try:
-            config = TypeAdapter(kind.Config).validate_python(about["config"])
+            config = TypeAdapter(kind.Config).validate_python({**kind.ABSENT, **about["config"]})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

@@ -1,20 +1,26 @@
-"""A classifier of noisy images, which guides samples towards a class (ADM, section 4)."""
+"""A classifier of noisy images, which guides samples towards a class (ADM, section 4), and how it is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch.nn.functional as F
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float, Float32, Int, Shaped
+from torch import Tensor, nn
 
+from zsem.data.intensity import Intensity
+from zsem.data.shaping import sides
+from zsem.diffusion.losses import timesteps_of, training_noise, training_places
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.models.base import Model
-from zsem.models.imaging import check_size
+from zsem.models.imaging import check_names, check_size
+from zsem.models.inputs import Images, Inputs, read_inputs
 from zsem.nets.encoder import NoisyClassifierNet
 from zsem.nets.unet import HalfUNet
 from zsem.values.errors import ZsemError
+from zsem.values.objective import Batch, Phase
 
 
 class NoisyClassifier(Model):
@@ -24,12 +30,18 @@ class NoisyClassifier(Model):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        image_size: int = 64
-        """side of the square images, pixels"""
+        image_size: int | tuple[int, int] = 64
+        """side of the square images, or height and width, pixels"""
         image_channels: int = 3
         """1 for grey, 3 for colour, any number for other data"""
+        intensity: Intensity = field(default_factory=Intensity)
+        """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
+        background: str = "white"
+        """colour behind transparent pixels of image files"""
         num_outputs: int = 1000
         """number of classes"""
+        class_names: tuple[str, ...] = ()
+        """names of the classes, in the order of their indices; empty where they are unknown"""
         net: HalfUNet.Config = field(default_factory=HalfUNet.Config)
         """the network"""
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
@@ -39,6 +51,7 @@ class NoisyClassifier(Model):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        check_names(config.class_names, config.num_outputs)
         self.net = NoisyClassifierNet(
             config.net,
             image_size=config.image_size,
@@ -51,6 +64,15 @@ class NoisyClassifier(Model):
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """Logits for noisy images x_t at timesteps t (0..T-1)."""
         return self.net(x_t, t)
+
+    def read(self, images: Images) -> Inputs:
+        """Images of any kind as this model takes them. ZsemError: they cannot be read, or do not fit."""
+        shape = (self.config.image_channels, *sides(self.config.image_size))
+        return read_inputs(images, shape, self.config.intensity, self.config.background)
+
+    def prepare(self, pixels: Shaped[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
+        """Pixels as they are stored, as the network sees them: in [-1, 1], on the model's device."""
+        return self.config.intensity.normalise(pixels).to(self.device)
 
     def log_prob(
         self, classes: Int[Tensor, " b"], schedule: NoiseSchedule | None = None
@@ -73,3 +95,31 @@ class NoisyClassifier(Model):
             return F.log_softmax(self(x_t.float(), t.float()), dim=1).gather(1, index)[:, 0]
 
         return log_p
+
+
+class ClassifierObjective:
+    """E_{x0, t, eps} [-log p(class | x_t, t)] over the images that have a class (ADM, section 4.1)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        timesteps: Literal["stratified", "uniform"] = "stratified"
+        """draws of t: spread evenly over 0..T-1 in every batch, or independent"""
+
+    def __init__(self, model: NoisyClassifier, config: Config) -> None:
+        self.model, self.config = model, config
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"classifier": self.model}
+
+    def phases(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Phase]:
+        """One phase. Raises ZsemError for images without classes, or of more classes than the model has."""
+        schedule, classes = self.model.schedule, batch.classes_of(self.model.config.num_outputs)
+        x0 = self.model.prepare(batch.images)
+        eps = training_noise(batch.names, tuple(x0.shape[1:])).to(x0)
+        places = training_places(batch.names, stratified=self.config.timesteps == "stratified")
+        t = timesteps_of(places, schedule.timesteps).to(x0.device).float()
+        logits = networks["classifier"](schedule.diffuse(x0, eps, t), t)
+        total = F.cross_entropy(logits.float(), classes.to(x0.device), ignore_index=-1, reduction="sum")
+        # over the known of the whole batch, not of this part, so that the parts add up to its gradient
+        yield Phase(loss=total / (len(classes) * (batch.known or 1.0)), optimiser="classifier")

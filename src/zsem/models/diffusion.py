@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from zsem.diffusion.losses import TIMESTEP_DRAW, stratified_draws
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import SOLVERS, Step, last
 from zsem.models.classifier import NoisyClassifier
-from zsem.models.imaging import STEPS, ImageModel, Progress, evaluation
+from zsem.models.imaging import STEPS, ImageModel, Progress, check_names, evaluation
 from zsem.models.inputs import Images
 from zsem.models.sampling import Sampling
 from zsem.values import draws
@@ -42,17 +42,19 @@ class DiffusionModel(ImageModel):
     class Config(ImageModel.Config):
         learned_range: bool = False
         """the network also predicts the variance of ancestral steps, as in improved DDPM and ADM"""
-        class_dropout: float = 0.0
-        """share of the training images whose class is dropped (-1 in its place), for classifier-free guidance"""
+        class_dropout: float = 0.1
+        """share of the training images whose class is dropped, for classifier-free guidance; means nothing without"""
+        class_names: tuple[str, ...] = ()
+        """names of the classes, in the order of their indices; empty where they are unknown"""
 
     config: Config
+    ABSENT: ClassVar[Mapping[str, Any]] = {"class_dropout": 0.0}  # imports, which never saw a dropped class
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, out_channels=config.image_channels * (2 if config.learned_range else 1))
-        if not 0 <= config.class_dropout < 1 or (config.class_dropout > 0 and config.unet.num_classes is None):
-            raise ZsemError(
-                f"class_dropout {config.class_dropout:g} must be a share below 1, and needs classes to drop"
-            )
+        check_names(config.class_names, config.unet.num_classes or 0)
+        if not 0 <= config.class_dropout < 1:
+            raise ZsemError(f"class_dropout is a share of the images, from 0 to below 1, not {config.class_dropout:g}")
 
     @property
     def denoiser(self) -> NetworkDenoiser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -200,6 +200,12 @@ def check_size(size: int | tuple[int, int], name: str, multiple: int) -> None:
     """Raise ZsemError where a network's levels cannot halve images of this size."""
     if any(side % multiple for side in sides(size)):
         raise ZsemError(f"image size {size} does not fit the {name}: it must be a multiple of {multiple}")
+
+
+def check_names(names: Sequence[str], number: int) -> None:
+    """Raise ZsemError where classes have names, but not one each."""
+    if names and (len(names) != number or len(set(names)) != number):
+        raise ZsemError(f"class_names must be {number} different names, one for each class, or none: {list(names)}")
 
 
 @contextmanager

@@ -73,13 +73,13 @@ class SemanticEncoder(nn.Module):
 class AttentionPool(nn.Module):
     """A feature map to a vector: its mean is one more token, and attends to all of them (ADM, section 4; CLIP).
 
-    size: side of the map; out_dim: length of the vector.
+    cells: of the map, its height times its width; out_dim: length of the vector.
     """
 
-    def __init__(self, channels: int, *, size: int, head_channels: int, out_dim: int) -> None:
+    def __init__(self, channels: int, *, cells: int, head_channels: int, out_dim: int) -> None:
         super().__init__()
         self.heads = channels // head_channels
-        self.position = nn.Parameter(torch.randn(channels, size**2 + 1) / channels**0.5)
+        self.position = nn.Parameter(torch.randn(channels, cells + 1) / channels**0.5)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, out_dim)
 
@@ -90,14 +90,21 @@ class AttentionPool(nn.Module):
 
 
 class NoisyClassifierNet(HalfUNet):
-    """Logits of classes from x_t and t: half a U-Net with attention pooling (ADM, section 4.1)."""
+    """Logits of classes from x_t and t: half a U-Net with attention pooling (ADM, section 4.1).
 
-    def __init__(self, config: HalfUNet.Config, *, image_size: int, image_channels: int, num_outputs: int):
-        super().__init__(config, image_size=image_size, image_channels=image_channels)
+    image_size: side of the images, or height and width: attention pooling knows places, and takes no other size.
+    """
+
+    def __init__(
+        self, config: HalfUNet.Config, *, image_size: int | tuple[int, int], image_channels: int, num_outputs: int
+    ):
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        super().__init__(config, image_size=max(height, width), image_channels=image_channels)
+        cells = (height // config.multiple) * (width // config.multiple)
         c = self.skip_channels[-1]
         self.norm_out = self.norm(c)
         head_channels = config.num_head_channels or c // config.num_heads
-        self.pool = AttentionPool(c, size=self.size, head_channels=head_channels, out_dim=num_outputs)
+        self.pool = AttentionPool(c, cells=cells, head_channels=head_channels, out_dim=num_outputs)
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """Logits for x_t at timesteps t (0..T-1)."""

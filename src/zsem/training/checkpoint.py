@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from zsem.models.base import RESTORE, read_weights
 from zsem.values.errors import ZsemError
 from zsem.values.files import read_tensors, write_whole
+from zsem.values.objective import Adaptive
 
 KEPT = 2  # the newest, and the one before in case the newest is damaged on the disk
+OBJECTIVE = "objective.safetensors"  # what the objective has learned from its losses, where it does
 WEIGHTS, AVERAGE = "weights", "average-"  # names of the networks in a checkpoint; sigma_rel follows for an average
 
 
@@ -35,6 +37,7 @@ def write(
     progress: Progress,
     networks: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
+    adaptive: Adaptive | None = None,
 ) -> Path:
     """Write a checkpoint below `folder` and drop all but the newest KEPT; raises
     ZsemError or OSError where the disk is full."""
@@ -49,6 +52,8 @@ def write(
             write_whole(
                 temporary / f"optimiser-{name}.safetensors", safetensors.torch.save(optimiser_tensors(optimiser))
             )
+        if adaptive is not None and (learned := adaptive.state_dict()):
+            write_whole(temporary / OBJECTIVE, safetensors.torch.save(contiguous(learned)))
         write_whole(temporary / "progress.json", json.dumps(asdict(progress)).encode())
         if final.exists():  # damaged, or training went on from an older one
             remove(final)
@@ -88,12 +93,19 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("[0-9]*/progress.json"))
 
 
-def read(path: Path, networks: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer]) -> Progress:
-    """Put the checkpoint at `path` back into networks and optimisers; raises ZsemError where it is damaged."""
+def read(
+    path: Path,
+    networks: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    adaptive: Adaptive | None = None,
+) -> Progress:
+    """Put the checkpoint at `path` back into networks, optimisers and objective; ZsemError where it is damaged."""
     for name, network in networks.items():
         network.load_state_dict(read_weights(path / f"{name}.safetensors", network.state_dict()))
     for name, optimiser in optimisers.items():
         restore_optimiser(optimiser, read_tensors(path / f"optimiser-{name}.safetensors", RESTORE))
+    if adaptive is not None and (learned := adaptive.state_dict()):
+        adaptive.load_state_dict(read_weights(path / OBJECTIVE, learned))
     try:
         return Progress(**json.loads((path / "progress.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError):

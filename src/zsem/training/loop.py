@@ -29,7 +29,7 @@ from zsem.training.replicas import Replicas, how_many
 from zsem.training.signals import StopRequest
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
-from zsem.values.objective import Objective, Phase
+from zsem.values.objective import Adaptive, Objective, Phase
 
 SAY_SECONDS = 5  # between lines of progress
 DROPOUT_DRAW = 3  # the last integer of a draw's name: what the draw is for
@@ -117,6 +117,7 @@ class Loop:
         self.half = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
         self.main = self.accelerator.is_main_process
         self.model, self.objective = model.to(device).train(), objective
+        self.adaptive = objective if isinstance(objective, Adaptive) else None
         self.average = copy.deepcopy(self.model).eval()
         others = {width: copy.deepcopy(self.average) for width in config.ema_others if width != config.ema_width}
         self.averages = {config.ema_width: self.average, **others}
@@ -215,6 +216,8 @@ class Loop:
             for every in self.optimisers.values():  # a phase may leave gradients in networks that it does not train
                 every.zero_grad(set_to_none=True)
             total += loss
+        if self.adaptive is not None:
+            self.adaptive.iterated(lambda tensor: torch.as_tensor(accelerator.gather(tensor)))
         p.iteration += 1
         ema.update(self.average, self.model, ema.decay(p.iteration, config.ema_width))
         if since := ema.steps_since_update(p.iteration):
@@ -336,7 +339,7 @@ class Loop:
 
     def save(self, *, everything: bool) -> None:
         """Write a checkpoint and the model, ready to load."""
-        checkpoint.write(self.folder / "checkpoints", self.progress, self.kept, self.optimisers)
+        checkpoint.write(self.folder / "checkpoints", self.progress, self.kept, self.optimisers, self.adaptive)
         self.export(self.folder, everything=everything)
 
     def export(self, folder: Path, *, everything: bool) -> None:
@@ -371,7 +374,7 @@ class Loop:
         failures = []
         for path in reversed(checkpoint.complete(folder)):
             try:
-                return checkpoint.read(path, self.kept, self.optimisers)
+                return checkpoint.read(path, self.kept, self.optimisers, self.adaptive)
             except ZsemError as error:
                 failures.append(error)
                 self.say(f"warning: {error}; trying the checkpoint before")

@@ -1,4 +1,4 @@
-"""What a training shows of itself: the same images, decoded with the same noise, every time."""
+"""What a training shows of itself: the same images, or samples from the same noise, every time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from zsem.data.images import ImageSet
 from zsem.data.pixels import grid, save_png
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.diffusion import DiffusionModel
+
+COLUMNS = 8  # samples in a row
 
 
 def sample_sheet(model: DiffusionAutoencoder, images: ImageSet, path: Path) -> None:
@@ -17,3 +20,19 @@ def sample_sheet(model: DiffusionAutoencoder, images: ImageSet, path: Path) -> N
     originals = model.display(model.config.intensity.normalise(images.pixels))
     path.parent.mkdir(parents=True, exist_ok=True)
     save_png(grid(originals, exact, z_alone, captions=["original", "exact", "z alone"]), path)
+
+
+def samples_sheet(model: DiffusionModel, path: Path, number: int = 32) -> None:
+    """A PNG of `number` samples in rows of eight, always from the same x_T, through 20 steps of UniPC without guidance.
+
+    Each row of a model with classes is of one of them, in turn.
+    """
+    known = model.config.unet.num_classes
+    rows = range(0, number, COLUMNS)
+    classes = captions = None
+    if known is not None:
+        names = model.config.class_names or tuple(f"class {index}" for index in range(known))
+        classes = [position // COLUMNS % known for position in range(number)]
+        captions = [names[classes[row]] for row in rows]
+    samples = model.display(model.sample(number, classes=classes, solver="unipc", steps=20))
+    save_png(grid(*(samples[row : row + COLUMNS] for row in rows), captions=captions), path)
