@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int, Shaped
 from torch import Tensor, nn
 
-from zsem.data.intensity import Intensity
 from zsem.data.shaping import sides
 from zsem.diffusion.losses import timesteps_of, training_noise, training_places
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.models.base import Model
 from zsem.models.imaging import check_names, check_size
-from zsem.models.inputs import Images, Inputs, read_inputs
+from zsem.models.inputs import Images, InputConfig, Inputs, read_inputs
 from zsem.nets.encoder import NoisyClassifierNet
 from zsem.nets.unet import HalfUNet
 from zsem.values.errors import ZsemError
@@ -29,15 +28,7 @@ class NoisyClassifier(Model):
     kind = "classifier"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        image_size: int | tuple[int, int] = 64
-        """side of the square images, or height and width, pixels"""
-        image_channels: int = 3
-        """1 for grey, 3 for colour, any number for other data"""
-        intensity: Intensity = field(default_factory=Intensity)
-        """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
-        background: str = "white"
-        """colour behind transparent pixels of image files"""
+    class Config(InputConfig):
         num_outputs: int = 1000
         """number of classes"""
         class_names: tuple[str, ...] = ()
@@ -46,6 +37,10 @@ class NoisyClassifier(Model):
         """the network"""
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
         """noise levels that the classifier knows"""
+
+        def for_classes(self, names: Sequence[str]) -> NoisyClassifier.Config:
+            """The same for classes of these names."""
+            return replace(self, num_outputs=len(names), class_names=tuple(names))
 
     config: Config
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -46,6 +46,10 @@ class DiffusionModel(ImageModel):
         """share of the training images whose class is dropped, for classifier-free guidance; means nothing without"""
         class_names: tuple[str, ...] = ()
         """names of the classes, in the order of their indices; empty where they are unknown"""
+
+        def for_classes(self, names: Sequence[str]) -> DiffusionModel.Config:
+            """The same, conditional on classes of these names."""
+            return replace(self, unet=replace(self.unet, num_classes=len(names)), class_names=tuple(names))
 
     config: Config
     ABSENT: ClassVar[Mapping[str, Any]] = {"class_dropout": 0.0}  # imports, which never saw a dropped class

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
-from zsem.models.denoising import AutoencoderObjective
+from zsem.models.classifier import ClassifierObjective, NoisyClassifier
+from zsem.models.denoising import AutoencoderObjective, DiffusionObjective
+from zsem.models.diffusion import DiffusionModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +18,8 @@ class Family:
 
     model: type[Model]
     objective: type[Any]
+    classes: Literal["never", "optional", "always"] = "never"
+    """whether it is told the classes of the images"""
 
     @property
     def configs(self) -> tuple[type, type]:
@@ -25,6 +29,8 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(model=DiffusionAutoencoder, objective=AutoencoderObjective),
+    "diffusion": Family(model=DiffusionModel, objective=DiffusionObjective, classes="optional"),
+    "classifier": Family(model=NoisyClassifier, objective=ClassifierObjective, classes="always"),
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from torch.utils.data import Dataset
 
@@ -12,11 +13,21 @@ from zsem.data.images import ImageSet, load_images
 from zsem.data.intensity import EIGHT_BITS, Intensity, choose_intensity, intensity_note
 from zsem.data.shaping import sides
 from zsem.models.inputs import InputConfig
+from zsem.training.families import FAMILIES, kind_of
 from zsem.values.errors import ZsemError
 
 Source = str | Path | ImageSet | Dataset
 """A folder, an archive or a table of images, images that were read, or a torch Dataset."""
 ConfigT = TypeVar("ConfigT", bound=InputConfig)
+
+
+@runtime_checkable
+class Classed(Protocol):
+    """The configuration of a model that can know classes."""
+
+    class_names: tuple[str, ...]
+
+    def for_classes(self, names: Sequence[str]) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +42,14 @@ class ImageOptions:
     """low and high value that become -1 .. 1, in place of --intensity; what lies outside is not clipped"""
     group: str | None = None
     """column of attributes.csv that names what no split may divide (patient, slide); by default the one named group"""
+    conditional: bool = False
+    """tell a diffusion model the classes of the images (class folders), so that it can be asked for one"""
 
 
 def read_images(
     data: Source, config: ConfigT, options: ImageOptions, *, limit: int | None, fixed: bool
 ) -> tuple[ImageSet, ConfigT]:
-    """The images to train on, and the configuration for them: their size, channels and intensity.
+    """The images to train on, and the configuration for them: their size, channels, intensity and classes.
 
     fixed: the model is there already, so that the images must fit it.
     ZsemError: they do not, or they cannot be read.
@@ -64,9 +77,33 @@ def read_images(
         config = replace(config, intensity=intensity_for(images, options))
     elif config.intensity.depth != images.depth:
         raise ZsemError(f"the model takes {config.intensity.depth} values, the images have {images.depth}")
+    config = with_classes(config, images, options, fixed=fixed)
     extremes = [value for original in images.originals for value in (original.low, original.high)]
     note = intensity_note(config.intensity, min(extremes), max(extremes)) if extremes else None
     return (replace(images, notes=[*images.notes, note]) if note else images), config
+
+
+def with_classes(config: ConfigT, images: ImageSet, options: ImageOptions, *, fixed: bool) -> ConfigT:
+    """The configuration of a model for the classes of the images, where it is to know them; errors as in `read_images`.
+
+    Images whose class is not told are the objective's concern.
+    """
+    kind = kind_of(config)
+    told = FAMILIES[kind].classes
+    if options.conditional and told == "never":
+        raise ZsemError(f"a model of kind {kind} is told no classes: leave out --conditional")
+    if not (options.conditional or told == "always"):
+        return config
+    if len(images.class_names) < 2:
+        raise ZsemError(f"{images.source} has {len(images.class_names) or 'no'} class: put images into class folders")
+    names = tuple(images.class_names)
+    assert isinstance(config, Classed)
+    fitted = config.for_classes(names)
+    # a model whose classes have no names yet takes those of the images
+    if fixed and config not in {fitted, replace(fitted, class_names=())}:
+        there, wanted = (", ".join(some) or "others" for some in (names, config.class_names))
+        raise ZsemError(f"the classes of the images are {there}, those of the model {wanted}: give the same")
+    return fitted
 
 
 def intensity_for(images: ImageSet, options: ImageOptions) -> Intensity:
