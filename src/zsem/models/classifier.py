@@ -30,6 +30,8 @@ class NoisyClassifier(Model):
         """1 for grey, 3 for colour, any number for other data"""
         num_outputs: int = 1000
         """number of classes"""
+        class_names: tuple[str, ...] = ()
+        """names of the classes, in the order of their indices; empty where they are unknown"""
         net: HalfUNet.Config = field(default_factory=HalfUNet.Config)
         """the network"""
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
