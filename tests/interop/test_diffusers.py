@@ -100,6 +100,10 @@ def test_what_our_u_net_does_not_have_is_named(changes, named, tmp_path):
         (DiffusionModel.Config(image_size=16, unet=UNet.Config(channels=32, channel_mult=(1,), patch=2)), "patches"),
         (DiffusionModel.Config(image_size=16, unet=UNet.Config(channels=32, channel_mult=(2, 2))), "base width"),
         (DiffusionModel.Config(image_size=16, unet=UNet.Config(channels=48, channel_mult=(1, 2))), "groups"),
+        (
+            DiffusionModel.Config(image_size=16, unet=UNet.Config(channels=32, channel_mult=(1,), rescale=True)),
+            "residual sums",
+        ),
     ],
 )
 def test_what_diffusers_does_not_have_is_named(config, why, tmp_path):

@@ -163,9 +163,19 @@ def test_a_guided_image_does_not_depend_on_its_batch(guidable, judge):
     )
 
 
+@pytest.mark.parametrize("solver", ["ddim", "ddpm"])
+def test_many_samples_can_be_made_in_parts(plain, solver):
+    options = {"solver": solver, "steps": 4, "seed": 9}
+    whole = plain.sample(3, **options)
+    parts = [plain.sample(1, **options), plain.sample(2, first=1, **options)]
+    torch.testing.assert_close(torch.cat(parts), whole, atol=1e-4, rtol=0)
+    assert torch.equal(plain.fresh_noise(2, seed=9, first=1).x_T, plain.fresh_noise(3, seed=9).x_T[1:])
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        ({"guidance_interval": (900, 300)}, "900 comes after 300"),
         ({"guidance_scale": 2.0}, "class_dropout"),
         ({"classifier_scale": 2.0}, "without a classifier"),
         ({"solver": "euler"}, "unipc"),
@@ -196,6 +206,11 @@ def test_guidance_that_cannot_be(plain, guidable, judge):
     for other, told in ((replace(JUDGE, image_size=32), "3 x 32 x 32"), (replace(JUDGE, num_outputs=4), "4 classes")):
         with pytest.raises(ZsemError, match=told):
             guidable.sample(1, classes=0, classifier=awake(NoisyClassifier, other), classifier_scale=1)
+    named = awake(DiffusionModel, replace(GUIDABLE, class_names=("cat", "dog", "owl")))
+    other = awake(NoisyClassifier, replace(JUDGE, class_names=("cat", "owl", "dog")))
+    assert named.sample(1, classes=0, steps=1, classifier=judge, classifier_scale=1).shape == (1, 3, 16, 16)
+    with pytest.raises(ZsemError, match="'dog' is 'owl' to the classifier"):
+        named.sample(1, classes=0, classifier=other, classifier_scale=1)
     for share in (1.0, -0.1):
         with pytest.raises(ZsemError, match="class_dropout"):
             DiffusionModel(replace(GUIDABLE, class_dropout=share))

@@ -6,7 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zsem.nets.blocks import Attention, ResBlock, downsample, group_norm, sinusoidal_embedding, upsample
+from zsem.nets.blocks import (
+    Attention,
+    DownConv,
+    ResBlock,
+    UpConv,
+    downsample,
+    group_norm,
+    sinusoidal_embedding,
+    upsample,
+)
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.values.prediction import Condition
@@ -58,6 +67,102 @@ def test_residual_block_is_the_published_formula():
     h = (1 + block.embed_z(z)[:, :, None, None]) * ((1 + scale) * block.norm_out(h) + shift)
     expected = block.skip(x) + block.conv_out(F.silu(h))
     torch.testing.assert_close(block(x, embedding, z), expected)
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("time", ["scale_shift", "add"])
+def test_time_is_scale_and_shift_or_added_and_residual_sums_may_be_rescaled(time, rescale):
+    block = ResBlock(8, 16, embed_channels=4, time=time, rescale=rescale)
+    randomise(block)
+    x, embedding = torch.randn(2, 8, 6, 6), torch.randn(2, 4)
+    told = block.embed_time(embedding)[:, :, None, None]
+    h = block.conv_in(F.silu(block.norm_in(x)))
+    if time == "add":
+        assert told.shape[1] == 16
+        h = F.group_norm(h + told, 16, block.norm_out.weight, block.norm_out.bias)
+    else:
+        scale, shift = told.chunk(2, dim=1)
+        h = (1 + scale) * F.group_norm(h, 16, block.norm_out.weight, block.norm_out.bias) + shift
+    expected = block.skip(x) + block.conv_out(F.silu(h))
+    torch.testing.assert_close(block(x, embedding), expected * (0.5**0.5 if rescale else 1))
+
+
+def test_every_residual_sum_is_rescaled():
+    """Before training all branches but the skips are 0, so that every sum divides by sqrt(2) and does nothing else."""
+    config = UNet.Config(
+        channels=16, channel_mult=(1, 1), num_res_blocks=3, attention_resolutions=(16,), embed_channels=32, rescale=True
+    )
+    network = UNet(config, image_size=16, image_channels=3)
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        h, context = network.down(x, torch.zeros(2), Condition())
+    sums = 3 * 2 + 1 + 3 + 3  # blocks with attention, the one that halves, blocks without, and the middle
+    torch.testing.assert_close(h, downsample(network.stem(x)) * 2 ** (-sums / 2))
+    torch.testing.assert_close(context.skips[1], network.stem(x) / 2)
+
+
+def test_heads_by_number_or_by_width():
+    by_number, by_width = small_unet(num_heads=4), small_unet(num_head_channels=8)
+    other = small_unet(num_heads=2)
+    assert by_number.middle_in.attention.heads == 4  # 32 channels
+    x, t, cond = torch.randn(2, 3, 16, 16), torch.zeros(2), Condition(z=torch.randn(2, 8))
+    assert torch.equal(by_number(x, t, cond), by_width(x, t, cond))
+    assert not torch.allclose(by_number(x, t, cond), other(x, t, cond))
+    with pytest.raises(ValueError, match="attention heads of 24"):
+        Attention(32, head_channels=24)
+
+
+@pytest.mark.parametrize(("sizes", "stages"), [((16,), 2 + 3), ((32, 16, 8), 6 + 9), ((), 0)])
+def test_attention_follows_every_block_at_its_sizes(sizes, stages):
+    config = UNet.Config(channels=8, channel_mult=(1, 1, 1), attention_resolutions=sizes, embed_channels=8)
+    network = UNet(config, image_size=32, image_channels=1)
+    attentive = [stage for stage in (*network.down_stages, *network.up_stages) if stage.attention is not None]
+    assert len(attentive) == stages
+    assert network.middle_in.attention is not None
+
+
+@pytest.mark.parametrize(
+    ("resample", "down", "up"),
+    [("block", ResBlock, ResBlock), ("conv", DownConv, UpConv), ("conv_tail", DownConv, UpConv)],
+)
+def test_levels_are_joined_by_blocks_or_convolutions(resample, down, up):
+    network = small_unet(resample=resample)
+    between, grows = network.down_stages[2].block, [s.resample for s in network.up_stages if s.resample is not None]
+    assert type(between) is down
+    assert [type(module) for module in grows] == [up]
+    x = torch.randn(1, 16, 16, 16)
+    if resample == "block":
+        assert between.resample is downsample
+        assert grows[0].resample is upsample
+        return
+    padded = F.pad(x, (0, 1, 0, 1)) if resample == "conv_tail" else F.pad(x, (1, 1, 1, 1))
+    expected = F.conv2d(padded, between.conv.weight, between.conv.bias, stride=2)
+    torch.testing.assert_close(between(x), expected)
+
+
+def test_a_class_shifts_the_embedding_of_time():
+    network = small_unet(num_classes=3)
+    x, t, z = torch.randn(2, 3, 16, 16), torch.tensor([10.0, 20.0]), torch.randn(2, 8)
+    told = network(x, t, Condition(z=z, classes=torch.tensor([2, 2])))
+    network.time_embed[2].bias.data += network.class_embed.weight[2].detach()
+    torch.testing.assert_close(network(x, t, Condition(z=z)), told)
+
+
+def test_depth_or_width_at_nearly_the_same_size():
+    """ADM, section 3: 160 channels with 2 blocks per level against 128 with 4, at 128 pixels."""
+    with torch.device("meta"):
+        wide, deep = (
+            UNet(
+                UNet.Config(
+                    channels=channels, channel_mult=(1, 1, 2, 3, 4), num_res_blocks=blocks, embed_channels=4 * channels
+                ),
+                image_size=128,
+                image_channels=3,
+            )
+            for channels, blocks in ((160, 2), (128, 4))
+        )
+    assert count(deep) == pytest.approx(count(wide), rel=0.1)
+    assert len(deep.down_stages) - len(wide.down_stages) == 10
 
 
 def test_attention_equals_torch():

@@ -49,6 +49,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "semantic codes of A with the stochastic codes of B",
         "zsem.cli.variations:Mix",
     ),
+    "sample": (
+        "RUN --out DIR",
+        "make new images, of classes and under guidance where the model has them",
+        "zsem.cli.sample:Sample",
+    ),
     "align": (
         "IMAGES --out DIR",
         "cut FFHQ-aligned square faces out of photos, as face checkpoints expect them",

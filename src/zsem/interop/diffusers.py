@@ -223,8 +223,8 @@ def _json(path: Path) -> dict[str, Any]:
 def write(model: ImageModel, folder: str | Path) -> Path:
     """Write a DDPM pipeline of diffusers with the model's U-Net, which answers the same there.
 
-    Raises ZsemError where UNet2DModel cannot be such a network: conditions on z, patches, a rescaled time, a first
-    level that is not of the base width, or groups of normalisation that differ between layers.
+    Raises ZsemError where UNet2DModel cannot be such a network: conditions on z, patches, rescaled time or
+    residual sums, a first level that is not of the base width, or groups of normalisation that differ between layers.
     """
     folder = Path(folder)
     if (folder / CONFIG).exists() or folder.is_file():
@@ -256,6 +256,7 @@ def _unet_config(model: ImageModel) -> dict[str, Any]:
         "it is conditional on z": getattr(config, "z_dim", None) is not None,
         "it works on patches": net.patch != 1,
         "it rescales time": net.time_scale != 1,
+        "it rescales residual sums": net.rescale,
         "its first level is not of the base width": widths[0] != net.channels,
         "its normalisations have different groups": len(groups) > 1,
         "it has a number of heads instead of channels per head": net.num_heads > 1 and net.num_head_channels is None,

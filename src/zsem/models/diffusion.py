@@ -71,6 +71,7 @@ class DiffusionModel(ImageModel):
         *,
         classes: Classes = None,
         seed: int = 0,
+        first: int = 0,
         x_T: Float[Tensor, "n c h2 w2"] | None = None,
         solver: str = "unipc",
         steps: int = 20,
@@ -89,6 +90,7 @@ class DiffusionModel(ImageModel):
         """New images, float32, nominally in [-1, 1]; each is a function of (seed, position) and the settings alone.
 
         classes: what to make; those of the classifier where the model itself has none.
+        first: position of the first image, so that many can be made in parts.
         x_T: start from this noise, `noise_shape` each, e.g. `slerp` between that of two samples (`fresh_noise`).
         solver .. classifier_form: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
             the two kinds of guidance add up. With guidance_scale 1 and classifier_scale 0 nothing else is evaluated.
@@ -100,7 +102,7 @@ class DiffusionModel(ImageModel):
             classifier_scale=classifier_scale, classifier_form=classifier_form,
         )  # fmt: skip
         out = []
-        for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings):
+        for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings, first):
             with self._undisturbed(settings):
                 out.append(self.crop(last(walk)[0]).float().cpu())
             if progress is not None:
@@ -223,23 +225,25 @@ class DiffusionModel(ImageModel):
         x_T: Tensor | None,
         batch_size: int,
         settings: Sampling,
+        first: int = 0,
     ) -> Iterator[tuple[slice, Iterator[Step]]]:
         """The walks of a solver from noise to images, batch by batch, with the rows that each makes."""
         if number < 1 or batch_size < 1:
             raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
         config = self.config
         settings.check(
-            image_shape=self.image_shape, num_classes=config.unet.num_classes, class_dropout=config.class_dropout
-        )
+            image_shape=self.image_shape, num_classes=config.unet.num_classes, class_names=config.class_names,
+            class_dropout=config.class_dropout,
+        )  # fmt: skip
         wanted = self._classes(classes, number, settings)
         grid = TimeGrid.make(self.schedule, settings.steps, spacing=settings.spacing)
         if x_T is None:
-            x_T = self.fresh_noise(number, seed=seed).x_T
+            x_T = self.fresh_noise(number, seed=seed, first=first).x_T
         elif x_T.shape != (number, *self.noise_shape):
             raise ZsemError(f"x_T must be {[number, *self.noise_shape]} here, not {list(x_T.shape)}")
         for start in range(0, number, batch_size):
             rows = slice(start, min(start + batch_size, number))
-            noise = self._noise(seed, range(rows.start, rows.stop))
+            noise = self._noise(seed, range(first + rows.start, first + rows.stop))
             own: dict[str, Any] = {"eta": settings.eta, "noise": noise} if settings.eta > 0 else {}
             if settings.solver == "ddpm":
                 own = {"noise": noise, "variance": "learned" if config.learned_range else "small"}

@@ -121,9 +121,10 @@ class ImageModel(Model):
         grid = TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
         return replace(grid, t=torch.cat([grid.t[:-1], grid.t.new_tensor([CLEAN_LABEL])]))
 
-    def fresh_noise(self, number: int, *, seed: int = 0) -> Noise:
-        """Standard normal x_T; the one at a position depends on (seed, position) alone."""
-        return Noise(x_T=draws.normal([(seed, position) for position in range(number)], self.noise_shape))
+    def fresh_noise(self, number: int, *, seed: int = 0, first: int = 0) -> Noise:
+        """Standard normal x_T of positions from `first` on; each depends on (seed, position) alone."""
+        names = [(seed, position) for position in range(first, first + number)]
+        return Noise(x_T=draws.normal(names, self.noise_shape))
 
     def _encode(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal
 
 from zsem.data.shaping import sides
@@ -45,7 +46,14 @@ class Sampling:
         """Whether a classifier guides."""
         return self.classifier is not None and self.classifier_scale != 0
 
-    def check(self, *, image_shape: tuple[int, int, int], num_classes: int | None, class_dropout: float) -> None:
+    def check(
+        self,
+        *,
+        image_shape: tuple[int, int, int],
+        num_classes: int | None,
+        class_names: tuple[str, ...],
+        class_dropout: float,
+    ) -> None:
         """Raise ZsemError where the settings contradict each other or ask for what a model was not trained for."""
         if self.solver not in SOLVERS:
             raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
@@ -53,6 +61,9 @@ class Sampling:
             raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
         if not 0 <= self.guidance_rescale <= 1:
             raise ZsemError(f"guidance_rescale must lie in 0..1, not {self.guidance_rescale:g}")
+        if self.guidance_interval is not None and self.guidance_interval[0] > self.guidance_interval[1]:
+            first, last = self.guidance_interval
+            raise ZsemError(f"guidance_interval is the first and the last timestep: {first:g} comes after {last:g}")
         if self.guidance_scale != 1 and num_classes is None:
             raise ZsemError(
                 "this model has no classes to extrapolate to: leave guidance_scale at 1, or use a classifier"
@@ -77,3 +88,8 @@ class Sampling:
             raise ZsemError(f"the classifier is for images of {shapes[0]}, this model makes {shapes[1]}: take another")
         if num_classes not in {None, about.num_outputs}:
             raise ZsemError(f"the classifier knows {about.num_outputs} classes and this model {num_classes}")
+        if num_classes is not None and class_names and about.class_names and class_names != about.class_names:
+            differ = next(pair for pair in zip_longest(class_names, about.class_names) if pair[0] != pair[1])
+            raise ZsemError(
+                f"what this model calls {differ[0]!r} is {differ[1]!r} to the classifier: take one of the same classes"
+            )

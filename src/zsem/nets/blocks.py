@@ -64,6 +64,7 @@ class ResBlock(nn.Module):
 
     time: "scale_shift" as above (ADM, section 3), or "add": GN(h + t_b), as in DDPM.
     resample: None, "down" or "up"; both branches are resampled before the first convolution (BigGAN).
+    rescale: divide the sum of both branches by sqrt(2), which keeps the variance of branches of one size.
     """
 
     def __init__(
@@ -76,9 +77,11 @@ class ResBlock(nn.Module):
         time: TimeInjection = "scale_shift",
         dropout: float = 0.0,
         resample: str | None = None,
+        rescale: bool = False,
         norm: Norm = group_norm,
     ) -> None:
         super().__init__()
+        self.rescale = rescale
         self.resample = None if resample is None else {"down": downsample, "up": upsample}[resample]
         self.time = time
         self.norm_in = norm(in_channels)
@@ -108,7 +111,8 @@ class ResBlock(nn.Module):
         if self.embed_time is not None and embedding is not None:
             h = self._modulate(h, self.embed_time(embedding), z)
             h = self.conv_out(self.dropout(F.silu(h)))
-        return self.skip(x) + h
+        h = self.skip(x) + h
+        return h / math.sqrt(2) if self.rescale else h
 
     def _modulate(self, h: Tensor, time: Tensor, z: Tensor | None) -> Tensor:
         z_scale = None if self.embed_z is None or z is None else 1 + self.embed_z(z)
@@ -158,12 +162,20 @@ class Attention(nn.Module):
     """Self-attention over all pixels with a residual connection (ADM, section 3.1).
 
     heads: number of heads; head_channels: channels of one head, which then sets the number of heads.
+    rescale: as in `ResBlock`.
     """
 
     def __init__(
-        self, channels: int, *, heads: int = 1, head_channels: int | None = None, norm: Norm = group_norm
+        self,
+        channels: int,
+        *,
+        heads: int = 1,
+        head_channels: int | None = None,
+        rescale: bool = False,
+        norm: Norm = group_norm,
     ) -> None:
         super().__init__()
+        self.rescale = rescale
         if channels % (heads if head_channels is None else head_channels):
             of = f"{heads} attention heads" if head_channels is None else f"attention heads of {head_channels}"
             raise ValueError(f"{channels} channels cannot be divided among {of}")
@@ -176,7 +188,8 @@ class Attention(nn.Module):
         b, c, height, width = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         out = self.project(attend(self.qkv(tokens), self.heads))
-        return x + out.transpose(1, 2).reshape(b, c, height, width)
+        x = x + out.transpose(1, 2).reshape(b, c, height, width)
+        return x / math.sqrt(2) if self.rescale else x
 
 
 def attend(qkv: Float[Tensor, "b n _"], heads: int) -> Float[Tensor, "b n _"]:

@@ -84,6 +84,8 @@ class HalfUNet(nn.Module):
         """how blocks learn of time and class: scale and shift after normalisation (ADM), or added before it (DDPM)"""
         resample: Literal["block", "conv", "conv_tail"] = "block"
         """between levels: a residual block (ADM), a convolution, or one with padding at the tail only (DDPM)"""
+        rescale: bool = False
+        """divide the sums of residual blocks and attention by sqrt(2), as in score SDEs (2011.13456; ADM, table 1)"""
         norm_groups: int = 32
         """groups of a normalisation at most; the most that divide its channels are taken"""
         norm_eps: float = 1e-5
@@ -135,14 +137,17 @@ class HalfUNet(nn.Module):
         """A residual block of this network's kind."""
         return ResBlock(
             c_in, c_out, embed_channels=self.config.embed_channels, z_dim=self._z_dim, time=self.config.time,
-            dropout=self.config.dropout, resample=resample, norm=self.norm,
+            dropout=self.config.dropout, resample=resample, rescale=self.config.rescale, norm=self.norm,
         )  # fmt: skip
 
     def attention(self, c: int, size: int | None = None) -> Attention | None:
         """Attention of this network's kind, or None where maps of `size` pixels have none."""
         if size is not None and size not in self.config.attention_resolutions:
             return None
-        return Attention(c, heads=self.config.num_heads, head_channels=self.config.num_head_channels, norm=self.norm)
+        return Attention(
+            c, heads=self.config.num_heads, head_channels=self.config.num_head_channels,
+            rescale=self.config.rescale, norm=self.norm,
+        )  # fmt: skip
 
     def down(
         self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition
