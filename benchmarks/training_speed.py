@@ -23,7 +23,7 @@ from zsem.data.batches import Batches
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
-from zsem.training.preset_files import find_preset
+from zsem.training.presets import find_preset
 
 BATCH, ITERATIONS = 64, 3
 CONVOLUTIONS = {"aten::convolution_backward", "aten::mkldnn_convolution"}

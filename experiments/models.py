@@ -30,8 +30,7 @@ from zsem.models.judge import Judge
 from zsem.training.images import ImageOptions
 from zsem.training.judging import judge_for
 from zsem.training.log import clock
-from zsem.training.preset_files import find_preset, preset_settings
-from zsem.training.presets import Preset
+from zsem.training.presets import Preset, find_preset, preset_settings
 from zsem.values.errors import ZsemError
 
 RUNS, DATA = Path("runs/models"), Path("runs/data")

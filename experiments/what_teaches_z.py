@@ -28,8 +28,7 @@ from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.machine import bf16_is_fast
-from zsem.training.preset_files import find_preset
-from zsem.training.presets import Preset
+from zsem.training.presets import Preset, find_preset
 from zsem.values.files import write_whole
 from zsem.values.objective import Batch
 

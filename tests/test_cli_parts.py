@@ -13,7 +13,7 @@ from zsem.cli.reconstruct import table_row
 from zsem.cli.train import chosen_preset
 from zsem.data.intensity import EIGHT_BITS
 from zsem.data.pixels import from_pil
-from zsem.training.preset_files import find_preset
+from zsem.training.presets import find_preset
 
 
 def test_names_of_pictures_stay_inside_the_folder_and_apart():

@@ -6,8 +6,7 @@ import pytest
 
 from zsem import api
 from zsem.models.autoencoder import DiffusionAutoencoder
-from zsem.training.preset_files import find_preset
-from zsem.training.presets import PRESETS
+from zsem.training.presets import PRESETS, find_preset
 
 
 @pytest.fixture(scope="module")

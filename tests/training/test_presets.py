@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zsem import api
-from zsem.training.preset_files import find_preset, preset_json
-from zsem.training.presets import PRESETS
+from zsem.training.presets import PRESETS, find_preset, preset_json
 from zsem.values.errors import ZsemError
 
 

@@ -7,9 +7,8 @@ import torch
 
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
-from zsem.training.loop import Loop
 from zsem.training.presets import PRESETS
-from zsem.training.published import CLASSIFIERS, DIFFUSION
+from zsem.training.presets.diffusion import CLASSIFIERS, DIFFUSION
 
 MILLIONS = {  # DDPM, appendix B; ADM, table 11
     "ddpm-cifar": 35.7, "adm-64": 296, "adm-128": 422, "adm-256": 554,
@@ -42,7 +41,7 @@ def test_adm_32_is_improved_ddpm_of_cifar_but_for_heads_and_resampling():
 @pytest.mark.parametrize("name", ["nano", "tiny"])
 def test_sizes_for_a_cpu(name):
     twin, classifier = DIFFUSION[name].model, CLASSIFIERS[name].model
-    theirs = PRESETS[name].model
+    theirs = PRESETS["autoencoder"][name].model
     assert (twin.unet, twin.image_size, twin.prediction) == (theirs.unet, theirs.image_size, "v")
     assert classifier.image_size == twin.image_size
     assert classifier.net.patch == twin.unet.patch
@@ -55,12 +54,3 @@ def test_a_classifier_knows_the_images_and_noise_of_the_model_of_its_name(name):
     judge, model = CLASSIFIERS[name].model, DIFFUSION[name].model
     assert (judge.image_size, judge.schedule) == (model.image_size, model.schedule)
     assert model.unet.num_classes in {None, judge.num_outputs}
-
-
-@pytest.mark.parametrize("recipe", [*DIFFUSION.values(), *CLASSIFIERS.values()], ids=[*DIFFUSION, *CLASSIFIERS])
-def test_recipes_are_settings_of_the_loop_and_of_their_objective(recipe):
-    assert Loop.Config(**recipe.training).batch_size > 0
-    known = {"timesteps"} if isinstance(recipe.model, NoisyClassifier.Config) else {"weighting", "timesteps"}
-    if getattr(recipe.model, "learned_range", False):
-        known |= {"vlb_weight"}
-    assert recipe.objective.keys() == known

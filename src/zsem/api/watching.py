@@ -11,9 +11,11 @@ from zsem.data.images import ImageSet
 from zsem.metrics.health import health_of_z, verdict
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
-from zsem.training.pictures import sample_sheet
+from zsem.models.classifier import NoisyClassifier
+from zsem.models.diffusion import DiffusionModel
+from zsem.training.pictures import sample_sheet, samples_sheet
 from zsem.training.plan import Plan
-from zsem.training.validation import validate
+from zsem.training.validation import validate, validate_classifier
 
 MEASURED_IMAGES = 1024  # images that statistics of an unfinished model are taken over
 SHOWN_IMAGES = 8  # images in the pictures of a training
@@ -33,9 +35,11 @@ class Watch:
             model.measure_codes(some, self.held_out)
 
     def picture(self, model: Model, path: Path) -> None:
-        """Draw what the model makes into a PNG file."""
+        """Draw what the model makes into a PNG file, where it makes pictures."""
         if isinstance(model, DiffusionAutoencoder):
             sample_sheet(model, self.held_out.limit(SHOWN_IMAGES), path)
+        elif isinstance(model, DiffusionModel):
+            samples_sheet(model, path)
 
     def validate(self, model: Model) -> dict[str, Any]:
         """`figures`, and a word on what they mean."""
@@ -46,15 +50,18 @@ class Watch:
 
     def figures(self, model: Model) -> dict[str, Any]:
         """Figures of a validation on held-out images, JSON-able: "loss", and of an autoencoder whether z is used."""
-        judged = self.held_out.limit(self.plan.preset.training.validation_images)
-        assert isinstance(model, DiffusionAutoencoder)
-        objective = self.plan.preset.objective
-        figures = asdict(validate(model, judged, objective.weighting))
-        if len(judged) > 1:
+        judged, objective = self.held_out.limit(self.plan.preset.training.validation_images), self.plan.preset.objective
+        figures = self._validated(model, judged)
+        if isinstance(model, DiffusionAutoencoder) and len(judged) > 1:
             figures["z"] = asdict(health_of_z(model, judged, unconditional=objective.z_dropout > 0))
         return figures
 
     def loss(self, model: Model, number: int) -> float:
         """The loss on `number` held-out images."""
-        assert isinstance(model, DiffusionAutoencoder)
-        return validate(model, self.held_out.limit(number), self.plan.preset.objective.weighting).loss
+        return self._validated(model, self.held_out.limit(number))["loss"]
+
+    def _validated(self, model: Model, images: ImageSet) -> dict[str, Any]:
+        if isinstance(model, NoisyClassifier):
+            return asdict(validate_classifier(model, images))
+        assert isinstance(model, (DiffusionAutoencoder, DiffusionModel))
+        return asdict(validate(model, images, self.plan.preset.objective.weighting))

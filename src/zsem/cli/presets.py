@@ -23,8 +23,7 @@ class Presets(Command):
     """presets for this kind of model alone: autoencoder (where a preset is named), diffusion, classifier, vae, gan"""
 
     def run(self) -> Report:
-        from zsem.training.preset_files import find_preset, preset_json, preset_settings, presets_of
-        from zsem.training.presets import PRESETS
+        from zsem.training.presets import PRESETS, find_preset, preset_json, preset_settings, presets_of
 
         if self.name is not None:
             preset = find_preset(self.name, self.model)

@@ -13,8 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from zsem.cli.command import Command, Report
 from zsem.training.images import ImageOptions
 from zsem.training.log import clock
-from zsem.training.preset_files import find_preset
-from zsem.training.presets import PRESETS, Preset, preset_type
+from zsem.training.presets import PRESETS, Preset, find_preset, preset_type
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
@@ -119,9 +118,18 @@ class Train(Command):
             figures=figures,
             notes=[
                 f"{self.out} holds a model of {history['iterations']} iterations, {history['minutes']} minutes; "
-                f"`zsem reconstruct {self.out} {self.data} --split val --out DIR` shows what it can do"
+                f"{what_next(model.kind, self.out, self.data)}"
             ],
         )
+
+
+def what_next(kind: str, run: str, data: str) -> str:
+    """What to do with a model that has been trained."""
+    if kind == "classifier":
+        return f"`zsem sample MODEL --classifier {run} --classifier-scale 2 --out DIR` guides a diffusion model with it"
+    if kind == "autoencoder":
+        return f"`zsem reconstruct {run} {data} --split val --out DIR` shows what it can do"
+    return f"`zsem sample {run} -n 64 --out DIR` makes images with it"
 
 
 def estimate_report(

@@ -38,6 +38,11 @@ class NoisyClassifier(Model):
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
         """noise levels that the classifier knows"""
 
+        @property
+        def conditional(self) -> bool:
+            """True: a classifier is always told classes."""
+            return True
+
         def for_classes(self, names: Sequence[str]) -> NoisyClassifier.Config:
             """The same for classes of these names."""
             return replace(self, num_outputs=len(names), class_names=tuple(names))

@@ -47,6 +47,11 @@ class DiffusionModel(ImageModel):
         class_names: tuple[str, ...] = ()
         """names of the classes, in the order of their indices; empty where they are unknown"""
 
+        @property
+        def conditional(self) -> bool:
+            """Whether the model is told classes."""
+            return self.unet.num_classes is not None
+
         def for_classes(self, names: Sequence[str]) -> DiffusionModel.Config:
             """The same, conditional on classes of these names."""
             return replace(self, unet=replace(self.unet, num_classes=len(names)), class_names=tuple(names))

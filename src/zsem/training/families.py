@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
@@ -18,8 +18,6 @@ class Family:
 
     model: type[Model]
     objective: type[Any]
-    classes: Literal["never", "optional", "always"] = "never"
-    """whether it is told the classes of the images"""
 
     @property
     def configs(self) -> tuple[type, type]:
@@ -29,8 +27,8 @@ class Family:
 
 FAMILIES: dict[str, Family] = {
     "autoencoder": Family(model=DiffusionAutoencoder, objective=AutoencoderObjective),
-    "diffusion": Family(model=DiffusionModel, objective=DiffusionObjective, classes="optional"),
-    "classifier": Family(model=NoisyClassifier, objective=ClassifierObjective, classes="always"),
+    "diffusion": Family(model=DiffusionModel, objective=DiffusionObjective),
+    "classifier": Family(model=NoisyClassifier, objective=ClassifierObjective),
 }
 
 

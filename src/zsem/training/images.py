@@ -13,7 +13,7 @@ from zsem.data.images import ImageSet, load_images
 from zsem.data.intensity import EIGHT_BITS, Intensity, choose_intensity, intensity_note
 from zsem.data.shaping import sides
 from zsem.models.inputs import InputConfig
-from zsem.training.families import FAMILIES, kind_of
+from zsem.training.families import kind_of
 from zsem.values.errors import ZsemError
 
 Source = str | Path | ImageSet | Dataset
@@ -26,6 +26,9 @@ class Classed(Protocol):
     """The configuration of a model that can know classes."""
 
     class_names: tuple[str, ...]
+
+    @property
+    def conditional(self) -> bool: ...
 
     def for_classes(self, names: Sequence[str]) -> Any: ...
 
@@ -88,16 +91,18 @@ def with_classes(config: ConfigT, images: ImageSet, options: ImageOptions, *, fi
 
     Images whose class is not told are the objective's concern.
     """
-    kind = kind_of(config)
-    told = FAMILIES[kind].classes
-    if options.conditional and told == "never":
-        raise ZsemError(f"a model of kind {kind} is told no classes: leave out --conditional")
-    if not (options.conditional or told == "always"):
+    if not isinstance(config, Classed):
+        if options.conditional:
+            raise ZsemError(f"a model of kind {kind_of(config)} is told no classes: leave out --conditional")
         return config
-    if len(images.class_names) < 2:
-        raise ZsemError(f"{images.source} has {len(images.class_names) or 'no'} class: put images into class folders")
+    if not (options.conditional or config.conditional):
+        return config
     names = tuple(images.class_names)
-    assert isinstance(config, Classed)
+    if len(names) < 2:
+        raise ZsemError(
+            f"the model is told the classes of the images, and {images.source} has {', '.join(names) or 'none'}: put "
+            "the images into a folder for each class, at least two"
+        )
     fitted = config.for_classes(names)
     # a model whose classes have no names yet takes those of the images
     if fixed and config not in {fitted, replace(fitted, class_names=())}:

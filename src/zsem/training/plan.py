@@ -14,8 +14,9 @@ from pydantic import TypeAdapter, ValidationError
 from zsem.data.images import ImageSet
 from zsem.training.families import FAMILIES
 from zsem.training.images import ImageOptions, Source, read_images
-from zsem.training.preset_files import DEFAULT_KIND, KIND, find_preset
-from zsem.training.presets import ModelConfig, ObjectiveConfig, Preset
+from zsem.training.presets import Preset, find_preset
+from zsem.training.presets.files import DEFAULT_KIND, KIND
+from zsem.training.presets.preset import ModelConfig, ObjectiveConfig
 from zsem.values.errors import ZsemError
 
 

@@ -1,44 +1,13 @@
-"""Ready-made configurations: sizes for a CPU, and those of the paper (DiffAE, supplement A, Table 6)."""
+"""Diffusion autoencoders: sizes for a CPU, and those of the paper (DiffAE, supplement A, table 6)."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from types import GenericAlias
-from typing import Any, Generic, TypeVar
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
-from zsem.training.families import FAMILIES, kind_of
 from zsem.training.loop import Loop
-
-ModelConfig = TypeVar("ModelConfig")
-ObjectiveConfig = TypeVar("ObjectiveConfig")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset(Generic[ModelConfig, ObjectiveConfig]):
-    """All that a training is made of, but the images and the time."""
-
-    model: ModelConfig
-    """the networks"""
-    objective: ObjectiveConfig
-    """the loss"""
-    training: Loop.Config = field(default_factory=Loop.Config)
-    """the loop"""
-    recommended_images: int = 500_000
-    """images to go through for a good model, repeats counted; --estimate tells how long that takes"""
-
-    @property
-    def kind(self) -> str:
-        """The kind of the model."""
-        return kind_of(self.model)
-
-
-def preset_type(kind: str) -> Any:
-    """The class of presets for models of a kind, with the types of its two configurations."""
-    return GenericAlias(Preset, FAMILIES[kind].configs)
+from zsem.training.presets.preset import Preset
 
 
 def published(
@@ -88,6 +57,3 @@ AUTOENCODERS: dict[str, Preset] = {
     "paper128": published(128, 128, (1, 1, 2, 3, 4), (1, 1, 2, 3, 4, 4), batch_size=128, millions=130),
     "paper256": published(256, 128, (1, 1, 2, 2, 4, 4), (1, 1, 2, 2, 4, 4, 4), batch_size=64, millions=90),
 }
-
-PRESETS: dict[str, dict[str, Preset]] = {"autoencoder": AUTOENCODERS}
-"""Presets by kind of model and name."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from zsem.training.presets import PRESETS, Preset, preset_type
+from zsem.training.presets.preset import Preset, preset_type
+from zsem.training.presets.table import PRESETS
 from zsem.values.errors import ZsemError
 
 KIND = "kind"  # the key of a preset file that names the kind of model that it is for
