@@ -71,14 +71,14 @@ def squares():
 def model(squares, tmp_path_factory):
     model = make(DiffusionModel, MODEL)
     loop = loop_of(model, DiffusionObjective(model, DiffusionObjective.Config()), tmp_path_factory.mktemp("model"))
-    return loop.run(Batches(squares.split("train"), batch_size=32), iterations=150)
+    return loop.run(Batches(squares.split("train"), batch_size=32), iterations=120)
 
 
 @pytest.fixture(scope="module")
 def judge(squares, tmp_path_factory):
     judge = make(NoisyClassifier, JUDGE)
     loop = loop_of(judge, ClassifierObjective(judge, ClassifierObjective.Config()), tmp_path_factory.mktemp("judge"))
-    return loop.run(Batches(squares.split("train"), batch_size=32), iterations=80)
+    return loop.run(Batches(squares.split("train"), batch_size=32), iterations=60)
 
 
 def brightness(model, **settings):
@@ -210,7 +210,7 @@ def test_the_hybrid_loss_trains_the_variance(squares, tmp_path):
     model = make(DiffusionModel, config)
     objective = DiffusionObjective(model, DiffusionObjective.Config(vlb_weight=0.02))
     loop = loop_of(model, objective, tmp_path, ema_width=0.2)
-    trained = loop.run(Batches(squares.split("train"), batch_size=32), iterations=60)
+    trained = loop.run(Batches(squares.split("train"), batch_size=32), iterations=40)
     held_out = squares.held_out()
     bits = trained.bits_per_dim(held_out, classes=held_out.classes).total.mean()
     out = trained.unet.conv_out
