@@ -50,6 +50,7 @@ def test_the_same_answers_there_and_back(settings, tmp_path, x):
     assert isinstance(model, DiffusionModel)
     assert model.config.learned_range == (settings.get("out_channels") == 6)
     assert found.origins[0]["layout"] == "diffusers"
+    assert model.config.class_dropout == 0.0  # it never saw a dropped class, and is not guided by their lack
     x, t = x[..., : settings["sample_size"], : settings["sample_size"]], torch.tensor([3.0, 900.0])
     classes = torch.tensor([0, 4]) if "num_class_embeds" in settings else None
     with torch.no_grad():

@@ -206,6 +206,7 @@ def test_guided_diffusion_and_its_classifier(save):
     found = read_models([path], Options(size=64))
     assert isinstance(found.model, DiffusionModel)
     assert found.model.config.learned_range
+    assert found.model.config.class_dropout == 0.0
     assert any("heads of 64" in note for note in found.notes)
     x, t = torch.rand(1, 3, 64, 64), torch.tensor([30.0])
     with torch.no_grad():
