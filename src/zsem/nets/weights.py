@@ -32,7 +32,7 @@ def packaged(package: str, pattern: str, *, what: str) -> Path:
 
 
 def load_weights(network: Network, path: str | Path, *, what: str, unused: tuple[str, ...] = ()) -> Network:
-    """The same network with the weights of a file (a PyTorch state dict), in inference and without gradients of its own.
+    """The same network with the weights of a file (a PyTorch state dict), in inference, its weights without gradients.
 
     what: the network's name, for errors. unused: beginnings of names that the file has and the network does not need.
 
