@@ -50,6 +50,6 @@ class Collected:
     def made(self) -> Float64[np.ndarray, "m d"]:
         """Features of the made images counted so far, sorted."""
         parts = [part.double().numpy() for part in self._parts]
-        rows = np.concatenate([np.empty((0, self._reference.shape[1])), *parts])
+        rows = np.ascontiguousarray(np.concatenate([np.empty((0, self._reference.shape[1])), *parts]))
         # as bytes: an order of whole rows, whatever it means
         return rows[np.argsort(rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel(), kind="stable")]

@@ -64,7 +64,6 @@ class Mixed(nn.Module):
         super().__init__()
         self.pool = HALVE if halve else MAXIMUM if last else AVERAGE
         self.names = [[[name for name, _, _ in step] for step in branch] for branch in branches]
-        self.out_channels = pooled or in_channels
         for branch in branches:
             width = in_channels
             for place, step in enumerate(branch, 1):
@@ -73,7 +72,6 @@ class Mixed(nn.Module):
                     layer = NormedConv(width, out, kernel, stride=2 if strided else 1, padded=not strided)
                     self.add_module(name, layer)
                 width = sum(out for _, out, _ in step)
-            self.out_channels += width
         self.branch_pool = NormedConv(in_channels, pooled, (1, 1)) if pooled else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
