@@ -40,6 +40,7 @@ from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
 from zsem.metrics.distribution import FrechetDistance
 from zsem.metrics.reconstruction import Reconstruction
+from zsem.metrics.samples import features_of
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.imaging import U_MAX, evaluation
 from zsem.models.judge import Judge
@@ -257,22 +258,21 @@ def judge_pictures(run: Run, pictures: Tensor, network: EfficientNetLite0, judge
 
     The attributes of the originals, read off the pictures by the judge, tell what z knows and the decoder uses.
     """
-    real = features(network, run.train.limit(run.extent.reference).pixels)
+
+    def features(pixels: Tensor) -> Tensor:
+        return features_of(network, map(from_uint8, pixels.split(32)))
+
+    real = features(run.train.limit(run.extent.reference).pixels)
+    reference = FrechetDistance(real)
     found: dict[str, Any] = {}
     for name, pixels in (("z", pictures), ("real", run.held_out.pixels[: len(pictures)])):
-        distance = FrechetDistance(real)
-        distance.update(features(network, pixels))
+        distance = reference.empty()
+        distance.update(features(pixels))
         found[name] = distance.compute().distance
     figures: dict[str, Any] = {"n": len(pictures), "n_reference": len(real), "fd_efflite0": found}
     if judge is not None:
         figures["judge"] = {n: f.score for n, f in read_back(run, judge, pictures).items()}
     return figures
-
-
-def features(network: EfficientNetLite0, pixels: Tensor) -> Tensor:
-    """Features of uint8 pictures, [n, 1280]."""
-    with torch.no_grad():
-        return torch.cat([network(from_uint8(part)) for part in pixels.split(32)])
 
 
 def judge_z(

