@@ -4,7 +4,8 @@
     python -m experiments.cifar10 --cifar10 FILE [--parts PART ..] [--number 1000] [--out runs/cifar10]
 
 FILE: CIFAR-10 as a folder or archive of class folders below train and test. Every set of samples is judged once and its
-figures kept in OUT/cells by model and number, so that a stopped run goes on; OUT/report.md and its pictures are written anew each time.
+figures kept in OUT/cells by model and number, so that a stopped run goes on; OUT/report.md and its pictures are written
+anew each time.
 
 guidance      class accuracy by an independent classifier of clean images, FD-EffLite0, precision and recall over scales
               of classifier-free guidance, and of a classifier's guidance of samples that are told no class
