@@ -30,6 +30,7 @@ HOMES = {
     "classifier": "classifier",
     "latent_diffusion": "prior",
     "judge": "judge",
+    "vae": "vae",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 
