@@ -31,6 +31,7 @@ HOMES = {
     "latent_diffusion": "prior",
     "judge": "judge",
     "vae": "vae",
+    "gan": "gan",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 
