@@ -45,6 +45,14 @@ def new_model() -> GenerativeAdversarialNetwork:
         return GenerativeAdversarialNetwork(CONFIG)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Weights and noise of every test are the same whatever ran before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture
 def model():
     return new_model()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -57,6 +58,9 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm_out = group_norm(c)
         self.conv_out = nn.Conv2d(c, image_channels * config.patch**2, 3, padding=1)
+        with torch.no_grad():  # the pixels of a patch begin equal, or a grid stays in the images (1707.02937)
+            for parameter in self.conv_out.parameters():
+                parameter.copy_(parameter[:: config.patch**2].repeat_interleave(config.patch**2, dim=0))
 
     def forward(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b c h w"]:
         """Images, nominally in [-1, 1] and not clipped."""
