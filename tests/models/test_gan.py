@@ -249,6 +249,7 @@ def test_a_sample_depends_on_seed_and_position_alone(model):
     together = model.sample(5, seed=4)
     assert together.shape == (5, 1, 8, 8) and together.isfinite().all() and together.device.type == "cpu"
     torch.testing.assert_close(model.sample(3, seed=4, batch_size=2), together[:3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.sample(3, seed=4, first=2), together[2:], atol=1e-5, rtol=0)
     assert torch.equal(model.sample(5, z=model.fresh_z(5, seed=4)), together)
     assert not torch.allclose(model.sample(5, seed=5), together, atol=1e-3)
     assert not torch.allclose(together[0], together[1], atol=1e-3)

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from zsem.data.batches import Batches
 from zsem.models.base import Model
 from zsem.models.vae import (
+    LATENT_DRAW,
     ROUNDING,
     VaeObjective,
     VariationalAutoencoder,
@@ -20,6 +21,7 @@ from zsem.models.vae import (
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.vae import Decoder
 from zsem.training.loop import Loop
+from zsem.values import draws
 from zsem.values.errors import ZsemError
 from zsem.values.objective import Batch
 
@@ -107,6 +109,13 @@ def test_the_loss_is_the_negative_bound_per_number(model, tiny_digits):
     mean, log_var = model.posterior(pixels / 127.5 - 1)
     kl = kl_divergence(Normal(mean, (log_var / 2).exp()), Normal(0.0, 1.0)).sum(dim=1).mean()
     torch.testing.assert_close(loss(3.0) - loss(1.0), 2 * kl / 64)
+    # z is as many standard deviations from its mean as the draw that is named so
+    eps = draws.normal([(*name, LATENT_DRAW) for name in batch.names], (16,))
+    z = Normal(mean, (log_var / 2).exp()).icdf(Normal(0.0, 1.0).cdf(eps))
+    decoded = model.decoder(z)
+    expected = (reconstruction_nats(pixels / 127.5 - 1, decoded).mean() + kl) / 64
+    torch.testing.assert_close(loss(1.0), expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(model.decoder(mean), decoded, atol=0.01)
     assert loss(1.0) == loss(1.0) != loss(1.0, replace(batch, names=[(0, 6, i) for i in range(6)]))
     loss(1.0).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
@@ -149,6 +158,7 @@ def test_a_sample_depends_on_seed_and_position_alone(trained):
     together = trained.sample(5, seed=4)
     assert together.shape == (5, 1, 8, 8) and together.isfinite().all()
     torch.testing.assert_close(trained.sample(3, seed=4, batch_size=2), together[:3], atol=1e-5, rtol=0)
+    torch.testing.assert_close(trained.sample(3, seed=4, first=2), together[2:], atol=1e-5, rtol=0)
     torch.testing.assert_close(trained.decode(trained.fresh_z(5, seed=4)), together)
     assert not torch.allclose(trained.sample(5, seed=5), together, atol=1e-2)
     assert not torch.allclose(together[0], together[1], atol=1e-2)

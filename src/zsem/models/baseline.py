@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 from torch import Tensor
 
-from zsem.data.intensity import Intensity
 from zsem.data.pixels import displayable
 from zsem.data.shaping import sides
 from zsem.models.base import Model
 from zsem.models.imaging import Progress, check_size, evaluation
-from zsem.models.inputs import Images, Inputs, read_inputs
+from zsem.models.inputs import Images, InputConfig, Inputs, read_inputs
 from zsem.nets.vae import Decoder
 from zsem.values import draws
 from zsem.values.errors import ZsemError
@@ -27,15 +26,7 @@ class LatentVariableModel(Model):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        image_size: int | tuple[int, int] = 64
-        """side of the square images, or height and width, pixels; the networks must be able to halve them"""
-        image_channels: int = 3
-        """1 for grey, 3 for colour, any number for other data"""
-        intensity: Intensity = field(default_factory=Intensity)
-        """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
-        background: str = "white"
-        """colour behind transparent pixels of image files"""
+    class Config(InputConfig):
         z_dim: int = 128
         """length of the latent vector"""
 
@@ -67,9 +58,9 @@ class LatentVariableModel(Model):
         """Images in [-1, 1] as pictures to look at: 8 bits, clipped, grey or RGB."""
         return displayable(self.config.intensity.display(x))
 
-    def fresh_z(self, number: int, *, seed: int = 0) -> Float[Tensor, "n d"]:
-        """Standard normal latent vectors; the one at a position depends on (seed, position) alone."""
-        return draws.normal([(seed, position) for position in range(number)], (self.config.z_dim,))
+    def fresh_z(self, number: int, *, seed: int = 0, first: int = 0) -> Float[Tensor, "n d"]:
+        """Standard normal latent vectors of positions from `first` on; each depends on (seed, position) alone."""
+        return draws.normal([(seed, position) for position in range(first, first + number)], (self.config.z_dim,))
 
     def decode(
         self, z: Float[Tensor, "n d"], *, batch_size: int = 64, progress: Progress | None = None
@@ -93,18 +84,19 @@ class LatentVariableModel(Model):
         number: int,
         *,
         seed: int = 0,
+        first: int = 0,
         z: Float[Tensor, "n d"] | None = None,
         batch_size: int = 64,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """New images, float32, nominally in [-1, 1] and not clipped; each is a function of (seed, position) alone.
 
+        first: position of the first image, so that many can be made in parts.
         z: make them of these latent vectors instead, `number` of them. Raises ZsemError where they do not fit.
         """
         if number < 1 or batch_size < 1:
             raise ZsemError(f"ask for at least one sample, in batches of at least one, not {number} in {batch_size}")
         if z is not None and len(z) != number:
             raise ZsemError(f"{number} samples cannot be made of {len(z)} latent vectors: give one each")
-        return self.decode(
-            self.fresh_z(number, seed=seed) if z is None else z, batch_size=batch_size, progress=progress
-        )
+        z = self.fresh_z(number, seed=seed, first=first) if z is None else z
+        return self.decode(z, batch_size=batch_size, progress=progress)
