@@ -84,7 +84,7 @@ class GanObjective:
         r1: float = 1.0
         """gamma, the weight of the gradient penalty R1; more is steadier, and too much blurs; 0 for none"""
         r1_every: int = 8
-        """iterations from one penalty to the next, which then counts as often (1912.04958, appendix B)"""
+        """iterations from one penalty to the next, which then counts as often (1912.04958, section 3.1)"""
 
     def __init__(self, model: GenerativeAdversarialNetwork, config: Config) -> None:
         """Raises ZsemError for a negative weight or an interval below one."""

@@ -92,7 +92,7 @@ def reconstruction_nats(x0: Float[Tensor, "b c h w"], decoded: Float[Tensor, "b 
     """-log p(image | z) in nats, under a normal distribution round `decoded` with the variance that fits it best.
 
     That variance is the mean squared error itself, so nothing weighs reconstruction against the KL term by hand
-    (optimal sigma-VAE, 2006.13202, section 4.2). Here it is each image's own: the loss of a batch is then the mean of
+    (the optimal sigma-VAE of 2006.13202). Here it is each image's own: the loss of a batch is then the mean of
     those of its images, however it is shared out. The image counts as spread over the width of its rounding to 8 bits,
     so that the variance never falls below that of the rounding.
     """
