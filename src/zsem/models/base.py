@@ -30,6 +30,8 @@ HOMES = {
     "classifier": "classifier",
     "latent_diffusion": "prior",
     "judge": "judge",
+    "vae": "vae",
+    "gan": "gan",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 

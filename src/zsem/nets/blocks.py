@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-Norm = Callable[[int], nn.GroupNorm]
+Norm = Callable[[int], nn.Module]
 TimeInjection = Literal["scale_shift", "add"]
 
 
