@@ -38,6 +38,21 @@ def small(kind):
     )
 
 
+def small_baseline(kind):
+    """The smallest training of a VAE or a GAN."""
+    preset = find_preset("nano", kind)
+    nets = {
+        name: replace(getattr(preset.model, name), channels=8, channel_mult=(1, 2), patch=1)
+        for name in ("encoder", "decoder", "generator", "discriminator")
+        if hasattr(preset.model, name)
+    }
+    return replace(
+        preset,
+        model=replace(preset.model, image_size=8, z_dim=4, **nets),
+        training=replace(preset.training, batch_size=16, warmup=2, log_every=1, precision="fp32", validation_images=20),
+    )
+
+
 def quiet(line: str) -> None:
     """Nobody listens."""
 
@@ -80,6 +95,23 @@ def test_a_diffusion_model_is_unconditional_where_nothing_is_said(digit_folder, 
     assert (model.config.unet.num_classes, model.config.class_names) == (None, ())
     assert list((tmp_path / "pictures").glob("*.png"))
     assert model.sample(2, steps=2).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("kind", ["vae", "gan"])
+def test_baselines_are_trained_drawn_validated_and_sampled(zsem, digit_folder, tmp_path, kind):
+    model = api.train(digit_folder, tmp_path / "run", preset=small_baseline(kind), iterations=2, say=quiet)
+    assert model.kind == api.load(tmp_path / "run").kind == kind
+    assert model.history["validation"]["loss"] > 0
+    assert list((tmp_path / "run" / "pictures").glob("*.png"))
+    code, out, err = zsem("sample", tmp_path / "run", "-n", "3", "--out", tmp_path / "s", "--json")
+    assert code == 0, err
+    assert json.loads(out)["n"] == len(list((tmp_path / "s" / "images").glob("*.png"))) == 3
+
+
+def test_no_loss_chooses_an_average_of_a_gan(digit_folder, tmp_path):
+    api.train(digit_folder, tmp_path, preset=small_baseline("gan"), iterations=2, say=quiet)
+    with pytest.raises(ZsemError, match=r"a GAN's loss does not tell which average .*: say which with --sigma-rel"):
+        api.choose_average(tmp_path, say=quiet)
 
 
 def test_a_preset_with_classes_takes_those_of_the_images(digit_folder, tmp_path):

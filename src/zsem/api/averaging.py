@@ -10,6 +10,7 @@ import torch
 from zsem.api.loading import load
 from zsem.api.watching import Watch
 from zsem.models.base import Model
+from zsem.models.gan import GenerativeAdversarialNetwork
 from zsem.training import posthoc
 from zsem.training.ema import WIDEST
 from zsem.training.families import FAMILIES
@@ -43,6 +44,8 @@ def choose_average(
     model = load(run, kind=FAMILIES[plan.preset.kind].model)
     if sigma_rel is not None and not 0 < sigma_rel < WIDEST:
         raise ZsemError(f"an average's relative width must lie between 0 and {WIDEST}, not {sigma_rel:g}")
+    if sigma_rel is None and isinstance(model, GenerativeAdversarialNetwork):
+        raise ZsemError("a GAN's loss does not tell which average makes better images: say which with --sigma-rel")
     images, plan = images_for(model.history["data"] if data is None else data, plan, resume=True)
     kept, watch = posthoc.sources(run), Watch(images, plan, say)
     tried: dict[float, dict[str, float]] = {}

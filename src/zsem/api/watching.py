@@ -9,10 +9,14 @@ from typing import Any
 
 from zsem.data.images import ImageSet
 from zsem.metrics.health import health_of_z, verdict
+from zsem.models import gan
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
+from zsem.models.baseline import LatentVariableModel
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
+from zsem.models.gan import GenerativeAdversarialNetwork
+from zsem.models.vae import VariationalAutoencoder, negative_elbo
 from zsem.training.pictures import sample_sheet, samples_sheet
 from zsem.training.plan import Plan
 from zsem.training.validation import validate, validate_classifier
@@ -38,7 +42,7 @@ class Watch:
         """Draw what the model makes into a PNG file, where it makes pictures."""
         if isinstance(model, DiffusionAutoencoder):
             sample_sheet(model, self.held_out.limit(SHOWN_IMAGES), path)
-        elif isinstance(model, DiffusionModel):
+        elif isinstance(model, (DiffusionModel, LatentVariableModel)):
             samples_sheet(model, path)
 
     def validate(self, model: Model) -> dict[str, Any]:
@@ -61,7 +65,12 @@ class Watch:
         return self._validated(model, self.held_out.limit(number))["loss"]
 
     def _validated(self, model: Model, images: ImageSet) -> dict[str, Any]:
+        objective = self.plan.preset.objective
         if isinstance(model, NoisyClassifier):
             return asdict(validate_classifier(model, images))
+        if isinstance(model, VariationalAutoencoder):
+            return negative_elbo(model, images, beta=objective.beta)
+        if isinstance(model, GenerativeAdversarialNetwork):
+            return gan.figures(model, images)
         assert isinstance(model, (DiffusionAutoencoder, DiffusionModel))
-        return asdict(validate(model, images, self.plan.preset.objective.weighting))
+        return asdict(validate(model, images, objective.weighting))

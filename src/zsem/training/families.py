@@ -10,6 +10,8 @@ from zsem.models.base import Model
 from zsem.models.classifier import ClassifierObjective, NoisyClassifier
 from zsem.models.denoising import AutoencoderObjective, DiffusionObjective
 from zsem.models.diffusion import DiffusionModel
+from zsem.models.gan import GanObjective, GenerativeAdversarialNetwork
+from zsem.models.vae import VaeObjective, VariationalAutoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ FAMILIES: dict[str, Family] = {
     "autoencoder": Family(model=DiffusionAutoencoder, objective=AutoencoderObjective),
     "diffusion": Family(model=DiffusionModel, objective=DiffusionObjective),
     "classifier": Family(model=NoisyClassifier, objective=ClassifierObjective),
+    "vae": Family(model=VariationalAutoencoder, objective=VaeObjective),
+    "gan": Family(model=GenerativeAdversarialNetwork, objective=GanObjective),
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from zsem.data.images import ImageSet
 from zsem.data.pixels import grid, save_png
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.baseline import LatentVariableModel
 from zsem.models.diffusion import DiffusionModel
 
 COLUMNS = 8  # samples in a row
@@ -22,17 +23,20 @@ def sample_sheet(model: DiffusionAutoencoder, images: ImageSet, path: Path) -> N
     save_png(grid(originals, exact, z_alone, captions=["original", "exact", "z alone"]), path)
 
 
-def samples_sheet(model: DiffusionModel, path: Path, number: int = 32) -> None:
-    """A PNG of `number` samples in rows of eight, always from the same x_T, through 20 steps of UniPC without guidance.
+def samples_sheet(model: DiffusionModel | LatentVariableModel, path: Path, number: int = 32) -> None:
+    """A PNG of `number` samples in rows of eight, always from the same noise, without guidance.
 
     Each row of a model with classes is of one of them, in turn.
     """
-    known = model.config.unet.num_classes
     rows = range(0, number, COLUMNS)
     classes = captions = None
-    if known is not None:
-        names = model.config.class_names or tuple(f"class {index}" for index in range(known))
-        classes = [position // COLUMNS % known for position in range(number)]
-        captions = [names[classes[row]] for row in rows]
-    samples = model.display(model.sample(number, classes=classes, solver="unipc", steps=20))
-    save_png(grid(*(samples[row : row + COLUMNS] for row in rows), captions=captions), path)
+    if isinstance(model, DiffusionModel):
+        if (known := model.config.unet.num_classes) is not None:
+            names = model.config.class_names or tuple(f"class {index}" for index in range(known))
+            classes = [position // COLUMNS % known for position in range(number)]
+            captions = [names[classes[row]] for row in rows]
+        samples = model.sample(number, classes=classes, solver="unipc", steps=20)
+    else:
+        samples = model.sample(number)
+    shown = model.display(samples)
+    save_png(grid(*(shown[row : row + COLUMNS] for row in rows), captions=captions), path)

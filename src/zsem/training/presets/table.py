@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zsem.training.presets.autoencoders import AUTOENCODERS
+from zsem.training.presets.baselines import GANS, VAES
 from zsem.training.presets.diffusion import CLASSIFIERS, DIFFUSION
 from zsem.training.presets.preset import Preset
 
@@ -10,4 +11,6 @@ PRESETS: dict[str, dict[str, Preset]] = {
     "autoencoder": AUTOENCODERS,
     "diffusion": DIFFUSION,
     "classifier": CLASSIFIERS,
+    "vae": VAES,
+    "gan": GANS,
 }
