@@ -133,7 +133,9 @@ def guidance(study: Study) -> list[str]:
         rows.append(("classifier-free", scale, figures))
     for scale in CLASSIFIER_SCALES:
         work = functools.partial(study.guided, told=False, classifier=study.classifier, classifier_scale=scale)
-        rows.append(("classifier", scale, study.cell(f"classifier-{scale:g}", work)))
+        # not guided and told no class: the same samples as those of guidance_scale 0
+        name = f"classifier-{scale:g}" if scale else "free-0"
+        rows.append(("classifier", scale, study.cell(name, work)))
     judge = study.cell("judge", study.held_out_accuracy)
     draw_guidance(rows, study.out / "guidance.png")
     lines = [
