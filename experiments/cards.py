@@ -109,7 +109,8 @@ def of_samples(model: Any, data: str) -> list[str]:
     theirs = judge_distribution(reference, map(from_uint8, images.held_out().limit(SAMPLED).pixels.split(64)))
     return [
         f"FD-EffLite0 of {SAMPLED:,} samples (UniPC-2, 20 steps) to {len(real):,} training faces: {found.frechet:.0f}; "
-        f"of as many real held-out faces {theirs.frechet:.0f}. Precision {found.precision:.3f}, recall {found.recall:.3f}."
+        f"of as many real held-out faces {theirs.frechet:.0f}. "
+        f"Precision {found.precision:.3f}, recall {found.recall:.3f}."
     ]
 
 
