@@ -39,6 +39,7 @@ def random_edits(seed, n=6, attributes=3):
     before, after = (torch.rand(n, attributes, generator=rng) for _ in range(2))
     images = tuple(torch.rand(n, 1, 4, 4, generator=rng) * 2 - 1 for _ in range(3))
     images[2][:, :, :2] = images[0][:, :, :2]  # the truth differs below alone
+    images[2][:, :, 2:] = images[0][:, :, 2:] - images[0][:, :, 2:].sign()
     return before, after, torch.rand(n, generator=rng), images
 
 

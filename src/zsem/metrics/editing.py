@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -163,5 +163,8 @@ def monotonicity(probabilities: Float[Tensor, "n k"]) -> float:
     probabilities: of the edited attribute at k growing amounts. An image on which nothing changes counts as 0.
     """
     amounts = np.arange(probabilities.shape[1])
-    found = [0.0 if np.ptp(row) == 0 else float(spearmanr(amounts, row)[0]) for row in probabilities.double().numpy()]
+    found = [
+        0.0 if np.ptp(row) == 0 else float(np.corrcoef(amounts, rankdata(row))[0, 1])
+        for row in probabilities.double().numpy()
+    ]
     return float(np.mean(found))
