@@ -271,6 +271,13 @@ def test_any_size_that_the_levels_can_halve():
         GenerativeAdversarialNetwork(replace(CONFIG, image_size=(12, 10)))
 
 
+def test_a_folder_whose_networks_cannot_be_is_named(model, tmp_path):
+    path = model.save(tmp_path) / "config.json"
+    path.write_text(path.read_text().replace('"patch": 2', '"patch": 0'))
+    with pytest.raises(ZsemError, match=r"config\.json: patch of a network .* not 0; restore the file"):
+        Model.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("config", [{"r1": -1.0}, {"r1_every": 0}])
 def test_penalties_that_make_no_sense(model, config):
     with pytest.raises(ZsemError, match="is no penalty"):

@@ -56,6 +56,7 @@ def test_a_part_changes_that_part_alone(tmp_path_factory, batch, rate, mult):
         ('{"base": "tiny", "training": {"batch_size": "many"}}', "training.batch_size: .*integer, not 'many'"),
         ('{"base": "tiny", "training": 3}', "training: .*, not 3"),
         ('{"base": "tiny", "model": {"prediction": "w"}}', "model.prediction: .*'v', 'eps' or 'x0', not 'w'"),
+        ('{"base": "tiny", "model": {"unet": {"patch": 0}}}', "json: patch of a network must be at least 1, not 0"),
         ('{"base": "tony"}', "no preset 'tony' to begin with; choose one of nano, tiny"),
         ('{"base": ["tiny"]}', "no preset .* to begin with"),
         ('{"training": {"batch_size": 3}}', 'leaves out model; add "base": "tiny"'),

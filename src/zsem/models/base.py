@@ -112,6 +112,8 @@ class Model(nn.Module):
             raise ZsemError(f"{folder} holds a model of kind {about['kind']!r}, and {wanted}")
         try:
             config = TypeAdapter(kind.Config).validate_python({**kind.ABSENT, **about["config"]})
+        except ZsemError as error:
+            raise ZsemError(f"{folder / 'config.json'}: {error}; restore the file as it was saved") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

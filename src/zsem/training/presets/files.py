@@ -70,6 +70,8 @@ def parse_preset(given: Any, path: Path, kind: str | None = None) -> Preset:
         raise ZsemError(f'{path} leaves out {missing[0]}; add "base": "tiny" to take what is left out from there')
     try:
         return TypeAdapter(preset_type(said)).validate_json(json.dumps(whole), strict=True)
+    except ZsemError as error:
+        raise ZsemError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ZsemError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
