@@ -71,7 +71,9 @@ def test_a_training_is_told_the_classes_and_goes_on_where_it_stopped(digit_folde
     assert whole.history["validation"]["loss"] > 0
     api.train(digit_folder, tmp_path / "parts", iterations=6, callbacks=[stop_after(3)], **kwargs)
     assert len(losses(tmp_path / "parts")) < 6
-    again = api.train(digit_folder, tmp_path / "parts", iterations=6, resume=True, say=quiet)
+    with pytest.raises(ZsemError, match=f"parts holds a training of kind {kind}, not gan"):
+        api.train(digit_folder, tmp_path / "parts", kind="gan", iterations=6, resume=True, say=quiet)
+    again = api.train(digit_folder, tmp_path / "parts", kind=kind, iterations=6, resume=True, say=quiet)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert again.stamp == whole.stamp
     assert api.load(tmp_path / "parts").stamp == whole.stamp
@@ -134,6 +136,12 @@ def test_classes_that_do_not_fit_are_one_sentence(digit_folder, image_folder, qu
         api.train(digit_folder, tmp_path / "x", preset=small("classifier"), init=tmp_path / "cats", iterations=1)
     with pytest.raises(ZsemError, match="cats is no model of the kind to train, diffusion"):
         api.train(digit_folder, tmp_path / "x", preset=small("diffusion"), init=tmp_path / "cats", iterations=1)
+    DiffusionModel(replace(small("diffusion").model, image_channels=1)).save(tmp_path / "plain")
+    with pytest.raises(ZsemError, match="the model to start from is told no classes: leave out --conditional, or"):
+        api.train(
+            digit_folder, tmp_path / "x", preset=small("diffusion"), reading=CONDITIONAL, init=tmp_path / "plain",
+            iterations=1,
+        )  # fmt: skip
     assert not (tmp_path / "x").exists()
 
 
