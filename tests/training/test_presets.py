@@ -91,6 +91,11 @@ def test_missing_presets_and_files():
         ({"ema_others": (0.1, 0.0)}, "width must lie between 0 and 0.28, not 0"),
         ({"accumulate": 0}, "training.accumulate must be at least 1, not 0"),
         ({"validation_images": 1}, "training.validation_images must be at least 2, not 1"),
+        ({"learning_rate": -1.0}, "training.learning_rate and clip must be above 0"),
+        ({"clip": 0.0}, "training.learning_rate and clip must be above 0"),
+        ({"weight_decay": -0.1}, "training.weight_decay must be at least 0, not -0.1"),
+        ({"betas": (0.9, 1.0)}, "betas from 0 to below 1"),
+        ({"seed": -1}, "training.seed must be at least 0, not -1"),
     ],
 )
 def test_settings_that_no_training_can_have(image_folder, quick_preset, tmp_path, settings, sentence):

@@ -40,6 +40,9 @@ class DiffusionAutoencoder(ImageModel):
     config: Config
 
     def __init__(self, config: Config) -> None:
+        """Raises ZsemError for a z of no numbers, and images of no pixels."""
+        if config.z_dim < 1:
+            raise ZsemError(f"z_dim must be at least 1, not {config.z_dim}")
         super().__init__(config, z_dim=config.z_dim, multiple=config.encoder.multiple)
         self.encoder = SemanticEncoder(
             config.encoder,
