@@ -78,8 +78,12 @@ def test_wrong_files_are_one_sentence(tmp_path, text, sentence):
 
 
 def test_missing_presets_and_files():
-    with pytest.raises(ZsemError, match=r"no preset 'nono'; choose one of nano, .*, or give a \.json file"):
+    with pytest.raises(
+        ZsemError, match=r"no preset 'nono' for --model autoencoder; choose one of nano, .*, or give a \.json file"
+    ):
         find_preset("nono")
+    with pytest.raises(ZsemError, match="'adm-64' for --model vae; --model diffusion or classifier has one of this"):
+        find_preset("adm-64", "vae")
     with pytest.raises(ZsemError, match=r"nowhere\.json cannot be read: No such file"):
         find_preset("nowhere.json")
 

@@ -32,7 +32,12 @@ def find_preset(name: str | Path, kind: str | None = None) -> Preset:
         return named[str(name)]
     path = Path(name)
     if path.suffix != ".json" and not path.is_file():
-        raise ZsemError(f"there is no preset {str(name)!r}; choose one of {', '.join(named)}, or give a .json file")
+        others = [other for other, theirs in PRESETS.items() if str(name) in theirs]
+        hint = f"; --model {' or '.join(others)} has one of this name" if others else ""
+        raise ZsemError(
+            f"there is no preset {str(name)!r} for --model {kind or DEFAULT_KIND}{hint}; choose one of "
+            f"{', '.join(named)}, or give a .json file"
+        )
     try:
         given = json.loads(path.read_text("utf-8"))
     except OSError as error:
