@@ -116,6 +116,11 @@ def test_no_loss_chooses_an_average_of_a_gan(digit_folder, tmp_path):
         api.choose_average(tmp_path, say=quiet)
 
 
+def test_only_a_training_has_averages(tmp_path):
+    with pytest.raises(ZsemError, match=r"is no folder of a training, as it has no run\.json"):
+        api.choose_average(tmp_path, say=quiet)
+
+
 def test_a_preset_with_classes_takes_those_of_the_images(digit_folder, tmp_path):
     preset = small("diffusion")
     preset = replace(preset, model=replace(preset.model, unet=replace(preset.model.unet, num_classes=1000)))
