@@ -52,7 +52,7 @@ class Loop:
         replicas: int | None = None
         """on a CPU: copies of the networks that share a batch, a thread each; by default as many as torch's threads"""
         checkpoint_stages: bool = False
-        """compute the inside of the networks' stages again for the gradient: less memory, a third more time"""
+        """compute the stages of U-Nets and encoders again for the gradient: less memory, a third more time"""
         learning_rate: float = 4e-4
         """peak learning rate of AdamW"""
         betas: tuple[float, float] = (0.9, 0.99)
