@@ -22,6 +22,7 @@ from zsem.metrics.reconstruction import Reconstruction
 from zsem.metrics.samples import Distribution, features_of, judge_distribution
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import ASSETS, Model
+from zsem.models.diffusion import DiffusionModel
 from zsem.nets.features import load_efficientnet_lite0
 from zsem.values.files import write_whole
 
@@ -107,8 +108,9 @@ def of_samples(model: Any, data: str) -> list[str]:
     reference = Distribution(network, features_of(network, map(from_uint8, real.split(64))))
     found = judge_distribution(reference, model.sample(SAMPLED).clamp(-1, 1).split(64))
     theirs = judge_distribution(reference, map(from_uint8, images.held_out().limit(SAMPLED).pixels.split(64)))
+    how = " (UniPC-2, 20 steps)" if isinstance(model, DiffusionModel) else ""
     return [
-        f"FD-EffLite0 of {SAMPLED:,} samples (UniPC-2, 20 steps) to {len(real):,} training faces: {found.frechet:.0f}; "
+        f"FD-EffLite0 of {SAMPLED:,} samples{how} to {len(real):,} training faces: {found.frechet:.0f}; "
         f"of as many real held-out faces {theirs.frechet:.0f}. "
         f"Precision {found.precision:.3f}, recall {found.recall:.3f}."
     ]

@@ -109,7 +109,10 @@ class TestMistakes:
             (["encode", "a", "b", "--out", "c", "--codec", "magic"], "'magic'"),
             (["encode", "a", "b", "--out", "c", "--steps", "many"], "--steps"),
             (["encode", "a", "b", "--out"], "'--out'"),
-            (["train", "x", "--out", "y", "--preset", "giant"], "there is no preset 'giant'; choose one of nano,"),
+            (
+                ["train", "x", "--out", "y", "--preset", "giant"],
+                "there is no preset 'giant' for --model autoencoder; choose one of nano,",
+            ),
             (["train", "x", "--out", "y", "--minutes", "1", "--iterations", "1"], "not in both"),
             (["train", "x", "--out", "y", "--minutes", "-1"], "--minutes must be above 0, not -1"),
             (["train", "x", "--out", "y", "--resume"], "--minutes or --iterations"),

@@ -1,22 +1,23 @@
 """`zsem sample` on small models with random weights: what is written, which classes, how often networks are asked."""
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
 from zsem.cli.sample import chosen_classes
-from zsem.data.intensity import Intensity, full_range
+from zsem.data.intensity import full_range
 from zsem.data.pixels import from_pil, from_uint8
 from zsem.models.autoencoder import DiffusionAutoencoder
-from zsem.models.base import Model
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
+from zsem.models.gan import GenerativeAdversarialNetwork
 from zsem.nets.encoder import SemanticEncoder
+from zsem.nets.gan import Discriminator
 from zsem.nets.unet import HalfUNet, UNet
-from zsem.values import draws
+from zsem.nets.vae import Decoder
 from zsem.values.errors import ZsemError
 
 SMALL = UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=32)
@@ -27,24 +28,11 @@ JUDGE = NoisyClassifier.Config(
     image_size=16, num_outputs=3, class_names=NAMES,
     net=HalfUNet.Config(channels=16, channel_mult=(1, 2), embed_channels=32),
 )  # fmt: skip
+GAN = GenerativeAdversarialNetwork.Config(
+    image_size=8, z_dim=4, generator=Decoder.Config(channels=8, channel_mult=(1, 2)),
+    discriminator=Discriminator.Config(channels=8, channel_mult=(1, 2)),
+)  # fmt: skip
 FEW = ("--steps", 3, "--json")
-
-
-class Dots(Model):
-    """Makes images of normal noise: like the baselines, it has nothing but a number and a seed."""
-
-    kind = "dots"
-
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        intensity: Intensity = field(default_factory=Intensity)
-
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.size = torch.nn.Parameter(torch.tensor(0.3))
-
-    def sample(self, number: int, *, seed: int = 0) -> torch.Tensor:
-        return self.size.detach() * draws.normal([(seed, i) for i in range(number)], (3, 8, 8))
 
 
 def saved(kind, config, folder) -> str:
@@ -64,7 +52,7 @@ def runs(tmp_path_factory):
         "plain": saved(DiffusionModel, PLAIN, root / "plain"),
         "guidable": saved(DiffusionModel, GUIDABLE, root / "guidable"),
         "judge": saved(NoisyClassifier, JUDGE, root / "judge"),
-        "dots": saved(Dots, Dots.Config(), root / "dots"),
+        "gan": saved(GenerativeAdversarialNetwork, GAN, root / "gan"),
     }
 
 
@@ -231,18 +219,22 @@ def test_slerp_leads_from_sample_to_sample(runs, made, tmp_path):
 
 
 def test_models_that_are_no_diffusion_models(runs, zsem, tmp_path):
-    code, text, _ = zsem("sample", runs["dots"], "--out", tmp_path / "a", "-n", 3, "--seed", 2, "--json")
+    options = ("-n", 3, "--seed", 2, "--batch-size", 2, "--json")
+    code, text, _ = zsem("sample", runs["gan"], "--out", tmp_path / "a", *options)
     assert code == 0
     assert json.loads(text)["nfe"] == 1
-    first = from_uint8(pixels(tmp_path / "a" / "images" / "000000.png").to(torch.uint8))
-    assert (first - Dots.from_pretrained(runs["dots"]).sample(1, seed=2)[0].clamp(-1, 1)).abs().max() < 0.01
+    expected = GenerativeAdversarialNetwork.from_pretrained(runs["gan"]).sample(3, seed=2).clamp(-1, 1)
+    assert (expected[0] - expected[2]).abs().max() > 0.1
+    for i, wanted in enumerate(expected):
+        found = from_uint8(pixels(tmp_path / "a" / "images" / f"{i:06d}.png").to(torch.uint8))
+        assert (found - wanted).abs().max() < 0.01
     for flags, named in (
         (("--steps", 3), "--steps is for diffusion models alone"),
         (("--guidance-scale", 2), "--guidance-scale is for diffusion models alone"),
         (("--classes", "cat"), "--classes is for diffusion models alone"),
         (("--progressive",), "--progressive is for diffusion models alone"),
     ):
-        code, _, said = zsem("sample", runs["dots"], "--out", tmp_path / "b", *flags)
+        code, _, said = zsem("sample", runs["gan"], "--out", tmp_path / "b", *flags)
         assert (code, named in said, said.count("\n")) == (2, True, 1)
     assert not (tmp_path / "b").exists()
 

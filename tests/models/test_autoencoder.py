@@ -239,3 +239,11 @@ def test_a_model_that_the_package_comes_with_is_found_by_its_name(small_model, t
     other = DiffusionAutoencoder(small_model.config)
     other.save(tmp_path / "discs")  # one's own folder comes first
     assert Model.from_pretrained("discs").stamp == other.stamp
+
+
+def test_a_code_has_numbers_and_takes_the_place_of_classes(small_model):
+    config = small_model.config
+    with pytest.raises(ZsemError, match="told z and no class"):
+        DiffusionAutoencoder(replace(config, unet=replace(config.unet, num_classes=3)))
+    with pytest.raises(ZsemError, match="z_dim must be at least 1, not 0"):
+        DiffusionAutoencoder(replace(small_model.config, z_dim=0))

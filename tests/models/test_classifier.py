@@ -96,6 +96,8 @@ def test_images_without_classes_are_refused(model):
         next(objective.phases(batch([0, 3]), objective.networks))
     with pytest.raises(ZsemError, match="class_names"):
         NoisyClassifier(replace(CONFIG, class_names=("cat", "dog")))
+    with pytest.raises(ZsemError, match="say num_outputs"):
+        NoisyClassifier(replace(CONFIG, net=replace(CONFIG.net, num_classes=3)))
 
 
 def test_images_of_any_shape_and_depth(tmp_path):

@@ -76,6 +76,14 @@ def test_dropped_codes_are_what_no_code_means(small_model):
     assert not torch.allclose(alone, told, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"noise_draws": 0}, "noise_draws .* at least 1, not 0"), ({"z_dropout": 1.0}, "not 1")]
+)
+def test_an_autoencoder_is_shown_every_image_and_some_codes(small_model, changes, told):
+    with pytest.raises(ZsemError, match=told):
+        AutoencoderObjective(small_model, AutoencoderObjective.Config(**changes))
+
+
 @pytest.mark.parametrize("log_snr", [-2.0, 0.0, 3.0])
 def test_high_noise_begins_where_the_schedule_says(log_snr):
     schedule = NoiseSchedule()
@@ -159,6 +167,10 @@ def test_what_cannot_be_taught_is_told():
         DiffusionObjective(diffusion(learned_range=True, intensity=full_range("uint16")), DiffusionObjective.Config())
     with pytest.raises(ZsemError, match="noisy_share"):
         DiffusionObjective(diffusion(), DiffusionObjective.Config(timesteps="importance", noisy_share=0.5))
+    with pytest.raises(ZsemError, match=r"noisy_share is a share of the draws, from 0 to 1, not 1\.5"):
+        DiffusionObjective(diffusion(), DiffusionObjective.Config(noisy_share=1.5))
+    with pytest.raises(ZsemError, match="vlb_weight must not be negative, and is -1"):
+        DiffusionObjective(diffusion(), DiffusionObjective.Config(vlb_weight=-1.0))
     for names in (("a", "b"), ("a", "b", "b")):
         with pytest.raises(ZsemError, match="class_names"):
             diffusion(class_names=names)

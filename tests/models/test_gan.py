@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from zsem.data.batches import Batches
 from zsem.models.base import Model
+from zsem.models.diffusion import DiffusionModel
 from zsem.models.gan import (
     GanObjective,
     GenerativeAdversarialNetwork,
@@ -20,6 +21,7 @@ from zsem.models.gan import (
     generator_loss,
     gradient_penalty,
 )
+from zsem.models.imaging import ImageModel
 from zsem.nets.gan import Discriminator
 from zsem.nets.vae import Decoder
 from zsem.training.loop import Loop
@@ -271,7 +273,21 @@ def test_any_size_that_the_levels_can_halve():
         GenerativeAdversarialNetwork(replace(CONFIG, image_size=(12, 10)))
 
 
+def test_a_folder_whose_networks_cannot_be_is_named(model, tmp_path):
+    path = model.save(tmp_path) / "config.json"
+    path.write_text(path.read_text().replace('"patch": 2', '"patch": 0'))
+    with pytest.raises(ZsemError, match=r"config\.json: patch of a network .* not 0; restore the file"):
+        Model.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("config", [{"r1": -1.0}, {"r1_every": 0}])
 def test_penalties_that_make_no_sense(model, config):
     with pytest.raises(ZsemError, match="is no penalty"):
         GanObjective(model, GanObjective.Config(**config))
+
+
+def test_another_kind_is_named_by_what_can_be_given(model, tmp_path):
+    model.save(tmp_path)
+    with pytest.raises(ZsemError, match=r"holds a model of kind .gan., and a .*DiffusionModel.* is wanted") as told:
+        ImageModel.from_pretrained(tmp_path)
+    assert issubclass(DiffusionModel, ImageModel) and "ImageModel" not in str(told.value)

@@ -121,6 +121,11 @@ def test_the_loss_is_the_negative_bound_per_number(model, tiny_digits):
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
 
 
+def test_a_negative_weight_is_refused(model):
+    with pytest.raises(ZsemError, match="beta must not be negative, and is -1"):
+        VaeObjective(model, VaeObjective.Config(beta=-1.0))
+
+
 def test_held_out_figures_do_not_depend_on_batches(model, tiny_digits):
     held_out = tiny_digits.held_out().limit(10)
     figures = negative_elbo(model, held_out)

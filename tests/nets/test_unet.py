@@ -18,6 +18,7 @@ from zsem.nets.blocks import (
 )
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
+from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition
 
 
@@ -108,7 +109,7 @@ def test_heads_by_number_or_by_width():
     x, t, cond = torch.randn(2, 3, 16, 16), torch.zeros(2), Condition(z=torch.randn(2, 8))
     assert torch.equal(by_number(x, t, cond), by_width(x, t, cond))
     assert not torch.allclose(by_number(x, t, cond), other(x, t, cond))
-    with pytest.raises(ValueError, match="attention heads of 24"):
+    with pytest.raises(ZsemError, match="32 channels cannot be divided among attention heads of 24"):
         Attention(32, head_channels=24)
 
 

@@ -87,4 +87,7 @@ def test_few_images_are_remarked_upon(images, quick_preset, tmp_path):
     api.train(images, tmp_path / "run", preset=quick_preset, iterations=1, say=said.append)
     assert any(line.startswith("note: 36 training images are few") for line in said)
     plenty = replace(images, splits=["train"] * 500, paths=["x"] * 500)
-    assert small_set(plenty) == []
+    assert small_set(plenty, "autoencoder") == []
+    for kind, of_codes, unlabelled in (("autoencoder", True, True), ("vae", False, True), ("classifier", False, False)):
+        (note,) = small_set(images, kind)
+        assert (" z " in note, "unlabelled" in note) == (of_codes, unlabelled)

@@ -71,7 +71,9 @@ def test_a_training_is_told_the_classes_and_goes_on_where_it_stopped(digit_folde
     assert whole.history["validation"]["loss"] > 0
     api.train(digit_folder, tmp_path / "parts", iterations=6, callbacks=[stop_after(3)], **kwargs)
     assert len(losses(tmp_path / "parts")) < 6
-    again = api.train(digit_folder, tmp_path / "parts", iterations=6, resume=True, say=quiet)
+    with pytest.raises(ZsemError, match=f"parts holds a training of kind {kind}, not gan"):
+        api.train(digit_folder, tmp_path / "parts", kind="gan", iterations=6, resume=True, say=quiet)
+    again = api.train(digit_folder, tmp_path / "parts", kind=kind, iterations=6, resume=True, say=quiet)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     assert again.stamp == whole.stamp
     assert api.load(tmp_path / "parts").stamp == whole.stamp
@@ -114,6 +116,11 @@ def test_no_loss_chooses_an_average_of_a_gan(digit_folder, tmp_path):
         api.choose_average(tmp_path, say=quiet)
 
 
+def test_only_a_training_has_averages(tmp_path):
+    with pytest.raises(ZsemError, match=r"is no folder of a training, as it has no run\.json"):
+        api.choose_average(tmp_path, say=quiet)
+
+
 def test_a_preset_with_classes_takes_those_of_the_images(digit_folder, tmp_path):
     preset = small("diffusion")
     preset = replace(preset, model=replace(preset.model, unet=replace(preset.model.unet, num_classes=1000)))
@@ -134,6 +141,12 @@ def test_classes_that_do_not_fit_are_one_sentence(digit_folder, image_folder, qu
         api.train(digit_folder, tmp_path / "x", preset=small("classifier"), init=tmp_path / "cats", iterations=1)
     with pytest.raises(ZsemError, match="cats is no model of the kind to train, diffusion"):
         api.train(digit_folder, tmp_path / "x", preset=small("diffusion"), init=tmp_path / "cats", iterations=1)
+    DiffusionModel(replace(small("diffusion").model, image_channels=1)).save(tmp_path / "plain")
+    with pytest.raises(ZsemError, match="the model to start from is told no classes: leave out --conditional, or"):
+        api.train(
+            digit_folder, tmp_path / "x", preset=small("diffusion"), reading=CONDITIONAL, init=tmp_path / "plain",
+            iterations=1,
+        )  # fmt: skip
     assert not (tmp_path / "x").exists()
 
 

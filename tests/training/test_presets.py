@@ -56,6 +56,7 @@ def test_a_part_changes_that_part_alone(tmp_path_factory, batch, rate, mult):
         ('{"base": "tiny", "training": {"batch_size": "many"}}', "training.batch_size: .*integer, not 'many'"),
         ('{"base": "tiny", "training": 3}', "training: .*, not 3"),
         ('{"base": "tiny", "model": {"prediction": "w"}}', "model.prediction: .*'v', 'eps' or 'x0', not 'w'"),
+        ('{"base": "tiny", "model": {"unet": {"patch": 0}}}', "json: patch of a network must be at least 1, not 0"),
         ('{"base": "tony"}', "no preset 'tony' to begin with; choose one of nano, tiny"),
         ('{"base": ["tiny"]}', "no preset .* to begin with"),
         ('{"training": {"batch_size": 3}}', 'leaves out model; add "base": "tiny"'),
@@ -77,8 +78,12 @@ def test_wrong_files_are_one_sentence(tmp_path, text, sentence):
 
 
 def test_missing_presets_and_files():
-    with pytest.raises(ZsemError, match=r"no preset 'nono'; choose one of nano, .*, or give a \.json file"):
+    with pytest.raises(
+        ZsemError, match=r"no preset 'nono' for --model autoencoder; choose one of nano, .*, or give a \.json file"
+    ):
         find_preset("nono")
+    with pytest.raises(ZsemError, match="'adm-64' for --model vae; --model diffusion or classifier has one of this"):
+        find_preset("adm-64", "vae")
     with pytest.raises(ZsemError, match=r"nowhere\.json cannot be read: No such file"):
         find_preset("nowhere.json")
 
@@ -90,6 +95,11 @@ def test_missing_presets_and_files():
         ({"ema_others": (0.1, 0.0)}, "width must lie between 0 and 0.28, not 0"),
         ({"accumulate": 0}, "training.accumulate must be at least 1, not 0"),
         ({"validation_images": 1}, "training.validation_images must be at least 2, not 1"),
+        ({"learning_rate": -1.0}, "training.learning_rate and clip must be above 0"),
+        ({"clip": 0.0}, "training.learning_rate and clip must be above 0"),
+        ({"weight_decay": -0.1}, "training.weight_decay must be at least 0, not -0.1"),
+        ({"betas": (0.9, 1.0)}, "betas from 0 to below 1"),
+        ({"seed": -1}, "training.seed must be at least 0, not -1"),
     ],
 )
 def test_settings_that_no_training_can_have(image_folder, quick_preset, tmp_path, settings, sentence):

@@ -15,6 +15,7 @@ from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training import checkpoint
+from zsem.training.families import FAMILIES
 from zsem.training.loop import Loop
 from zsem.training.presets import PRESETS, Preset
 from zsem.values.errors import ZsemError
@@ -112,12 +113,14 @@ def test_a_failing_write_does_not_end_the_training(images, preset, tmp_path):
     assert DiffusionAutoencoder.from_pretrained(out).history["iterations"] > 1
 
 
-@pytest.mark.parametrize("name", list(PRESETS["autoencoder"]))
-def test_presets_can_be_built(name):
-    chosen = PRESETS["autoencoder"][name]
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, named in PRESETS.items() for name in named])
+def test_presets_can_be_built(kind, name):
+    chosen, family = PRESETS[kind][name], FAMILIES[kind]
     with torch.device("meta"):
-        model = DiffusionAutoencoder(chosen.model)
-    assert AutoencoderObjective(model, chosen.objective).networks
+        model = family.model(chosen.model)
+    networks = family.objective(model, chosen.objective).networks.values()
+    taught = {id(parameter) for network in networks for parameter in network.parameters()}
+    assert taught == {id(parameter) for parameter in model.parameters()}
 
 
 TWO = """
@@ -129,33 +132,46 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
 from zsem.training.loop import Loop
 from zsem.training.presets import Preset
+from zsem.models.gan import GanObjective, GenerativeAdversarialNetwork
+from zsem.nets.gan import Discriminator
+from zsem.nets.vae import Decoder
 
-preset = Preset(
+settings = Loop.Config(batch_size=8, accumulate=int(sys.argv[3]), warmup=2, log_every=1, precision="fp32")
+gan = Preset(
+    model=GenerativeAdversarialNetwork.Config(
+        image_size=16, z_dim=8, generator=Decoder.Config(channels=8, channel_mult=(1, 2)),
+        discriminator=Discriminator.Config(channels=8, channel_mult=(1, 2)),
+    ),
+    objective=GanObjective.Config(r1_every=2), training=settings,
+)
+autoencoder = Preset(
     model=DiffusionAutoencoder.Config(
         image_size=16, z_dim=8,
         unet=UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(), embed_channels=32),
         encoder=SemanticEncoder.Config(channels=8, channel_mult=(1, 2), attention_resolutions=(), num_res_blocks=1),
     ),
     objective=AutoencoderObjective.Config(),
-    training=Loop.Config(batch_size=8, accumulate=int(sys.argv[3]), warmup=2, log_every=1, precision="fp32"),
+    training=settings,
 )
-api.train(sys.argv[1], sys.argv[2], preset=preset, iterations=6)
+presets = {"autoencoder": autoencoder, "gan": gan}
+api.train(sys.argv[1], sys.argv[2], preset=presets[sys.argv[4]], iterations=6)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(image_folder, tmp_path):
-    """The two of them go through their halves of a batch in two parts each."""
+@pytest.mark.parametrize("kind", ["autoencoder", "gan"])
+def test_two_processes_train_as_one(image_folder, tmp_path, kind):
+    """The two of them go through their halves of a batch in two parts each; a GAN's with its penalty."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     one = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     two = {**one, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     command = [sys.executable, "-c", TWO, str(image_folder)]
-    subprocess.run([*command, str(tmp_path / "one"), "1"], check=True, env=one, capture_output=True)
+    subprocess.run([*command, str(tmp_path / "one"), "1", kind], check=True, env=one, capture_output=True)
     ranks = [
         subprocess.Popen(
-            [*command, str(tmp_path / "two"), "2"], env={**two, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            [*command, str(tmp_path / "two"), "2", kind], env={**two, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         )
         for rank in range(2)
     ]

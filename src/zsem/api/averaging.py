@@ -40,6 +40,8 @@ def choose_average(
     Raises ZsemError where the run has no checkpoint, the images are others, or no average has that width.
     """
     run = Path(run)
+    if not (run / "run.json").exists():
+        raise ZsemError(f"{run} is no folder of a training, as it has no run.json: name one that `zsem train` wrote")
     plan = stored_plan(run)
     model = load(run, kind=FAMILIES[plan.preset.kind].model)
     if sigma_rel is not None and not 0 < sigma_rel < WIDEST:

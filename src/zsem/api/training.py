@@ -62,7 +62,7 @@ def train(
     reading: how the images are read: shape kept, intensity policy, groups.
     minutes, iterations: one of the two, counted over all resumes.
     resume: go on with the training that `out` holds, with its own preset, size, reading, init and limit, on the same
-        images.
+        images; `kind` must be its own where it is given.
     init: a model whose weights to start from; its configuration is used.
     snapshots: minutes after which a copy of the averaged model is kept under `out`/snapshots.
     limit: use at most so many images, evenly spread.
@@ -77,6 +77,10 @@ def train(
     if not resume and any((out / name).exists() for name in ("run.json", "config.json")):
         raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
     plan = stored_plan(out) if resume else first_plan(kind, preset, size, reading, init, limit)
+    if kind not in {None, plan.preset.kind}:
+        raise ZsemError(
+            f"{out} holds a training of kind {plan.preset.kind}, not {kind}: go on with that, or begin anew"
+        )
     images, plan = images_for(data, plan, resume=resume)
     loop, batches = assemble(images, plan, out, say)
     with ExitStack() as stack:
@@ -85,7 +89,7 @@ def train(
                 callbacks = [
                     *callbacks, stack.enter_context(write_tensorboard(out / "tensorboard", loop.progress.iteration))
                 ]  # fmt: skip
-            for note in [*images.notes, *small_set(images)]:
+            for note in [*images.notes, *small_set(images, plan.preset.kind)]:
                 say(f"note: {note}")
             out.mkdir(parents=True, exist_ok=True)
             write_whole(out / "run.json", plan.text().encode())
@@ -130,15 +134,22 @@ def first_plan(
     )
 
 
-def small_set(images: ImageSet) -> list[str]:
+def small_set(images: ImageSet, kind: str) -> list[str]:
     """What to expect of few training images, if they are few."""
     number = images.splits.count("train")
     if number >= FEW_IMAGES:
         return []
+    expected, unlabelled = "the networks learn them by heart, and are worse on new ones", ""
+    if kind == "autoencoder":
+        expected = (
+            "reconstruction will be exact all the same, but the network learns them by heart, and z says less of new "
+            "images"
+        )
+    if kind != "classifier":
+        unlabelled = ", also unlabelled ones of the same kind"
     return [
-        f"{number} training images are few: reconstruction will be exact all the same, but the network learns them by "
-        "heart, and z says less of new images; what helps: more images, also unlabelled ones of the same kind, --init "
-        "from a model of similar images, a smaller preset, a shorter training with an eye on the validation loss"
+        f"{number} training images are few: {expected}; what helps: more images{unlabelled}, --init from a model of "
+        "similar images, a smaller preset, a shorter training with an eye on the validation loss"
     ]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": (
         "DATA --out RUN",
-        "train a diffusion autoencoder on a folder or archive of images",
+        "train a diffusion autoencoder, or another model, on a folder or archive of images",
         "zsem.cli.train:Train",
     ),
     "presets": ("[PRESET]", "list the settings of `train`, or print one to copy", "zsem.cli.presets:Presets"),

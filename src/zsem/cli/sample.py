@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
@@ -29,18 +29,8 @@ COLUMNS = 32
 """Steps of progressive.png at most, evenly spread."""
 PAIRS = 4
 """Rows of slerp.png."""
-FOR_ALL = {"json", "model", "out", "number", "seed"}
+FOR_ALL = {"json", "model", "out", "number", "seed", "batch_size"}
 """What `zsem sample` takes for models of any kind."""
-
-
-@runtime_checkable
-class Generator(Protocol):
-    """A model that makes images from a seed: image k of `sample` depends on (seed, k) alone."""
-
-    kind: str
-    config: Any
-
-    def sample(self, number: int, *, seed: int = 0) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +63,7 @@ class Sample(Command):
     """Make new images; each depends on the seed, its number and the settings, not on how many are made.
 
     Writes the images to the folder images below DIR, in folders of their classes where there are some, and the first
-    of them to sample.png. Of the options below --seed all are for diffusion models alone.
+    of them to sample.png. Of the options below --batch-size all are for diffusion models alone.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -84,6 +74,8 @@ class Sample(Command):
     """images to make"""
     seed: int = 0
     """seed of the noise"""
+    batch_size: int = 16
+    """images that are made at once"""
     classes: Annotated[str | None, arg(metavar="NAME,..")] = None
     """names or indices of classes, made in turn; by default all of the model, or of the classifier that guides it"""
     guidance_scale: float = 1.0
@@ -108,8 +100,6 @@ class Sample(Command):
     """share of fresh noise in the steps of ddim, 0..1"""
     no_clip: FlagCreatePairsOff[bool] = False
     """leave predictions outside [-1, 1] as they are"""
-    batch_size: int = 16
-    """images that are made at once"""
     progressive: FlagCreatePairsOff[bool] = False
     """draw what the first images are expected to be after every step, to progressive.png"""
     slerp: Annotated[int | None, arg(metavar="K")] = None
@@ -117,22 +107,24 @@ class Sample(Command):
 
     def run(self) -> Report:
         from zsem import api
+        from zsem.models.baseline import LatentVariableModel
         from zsem.models.diffusion import DiffusionModel
 
         self._check()
         model = api.load(self.model)
         if isinstance(model, DiffusionModel):
             return self._from_diffusion(model)
-        if not isinstance(model, Generator) or not hasattr(model.config, "intensity"):
+        if not isinstance(model, LatentVariableModel):
             raise ZsemError(f"{self.model} is a model of kind {model.kind!r}, which does not make images out of noise")
         if unfit := self._for_diffusion():
             raise ZsemError(
                 f"--{unfit[0]} is for diffusion models alone, and {self.model} is a {model.kind}: leave it out"
             )
-        seconds = self._write(
-            lambda images: model.sample(len(images), seed=self.seed), self.number, Wanted(), model.config.intensity
-        )
-        return self._report(seconds, {"nfe": 1})
+
+        def make(images: range) -> Tensor:
+            return model.sample(len(images), seed=self.seed, first=images.start, batch_size=self.batch_size)
+
+        return self._report(self._write(make, Wanted(), model.config.intensity), {"nfe": 1})
 
     def _check(self) -> None:
         """Raise ZsemError for what cannot be, whatever the model."""
@@ -162,7 +154,7 @@ class Sample(Command):
             )  # fmt: skip
 
         with counted(model.unet) as nfe, counted(None if classifier is None else classifier.net) as judged:
-            seconds = self._write(make, self.batch_size, wanted, model.config.intensity)
+            seconds = self._write(make, wanted, model.config.intensity)
         figures: dict[str, Any] = {"nfe": sum(nfe) / self.number}
         if classifier is not None:
             figures["nfe_classifier"] = sum(judged) / self.number
@@ -199,15 +191,15 @@ class Sample(Command):
             raise ZsemError(f"{self.model} is unconditional: leave out --classes, or let a --classifier guide it")
         return Wanted()
 
-    def _write(self, make: Callable[[range], Tensor], size: int, wanted: Wanted, intensity: Intensity) -> float:
-        """Make images, `size` at a time, and write them and the picture; returns the seconds that the making took."""
+    def _write(self, make: Callable[[range], Tensor], wanted: Wanted, intensity: Intensity) -> float:
+        """Make images, a batch at a time, and write them and the picture; returns the seconds that the making took."""
         import torch
 
         out, seconds, kept = Path(self.out), 0.0, []
         rows, captions = wanted.rows(self.number)
         last = max(row[-1] for row in rows)
         with progress("sampling") as done:
-            for part in chunks(self.number, size):
+            for part in chunks(self.number, self.batch_size):
                 images = range(part.start, part.stop)
                 started = time.perf_counter()
                 made = make(images)

@@ -101,6 +101,7 @@ class Train(Command):
         model = api.train(
             self.data,
             self.out,
+            kind=self.model,
             preset=self.settings,
             size=self.size,
             reading=self.reading,

@@ -40,6 +40,11 @@ class DiffusionAutoencoder(ImageModel):
     config: Config
 
     def __init__(self, config: Config) -> None:
+        """Raises ZsemError for a z of no numbers, a U-Net that is told classes, and images of no pixels."""
+        if config.z_dim < 1:
+            raise ZsemError(f"z_dim must be at least 1, not {config.z_dim}")
+        if config.unet.num_classes is not None:
+            raise ZsemError("unet.num_classes is for diffusion models: an autoencoder is told z and no class")
         super().__init__(config, z_dim=config.z_dim, multiple=config.encoder.multiple)
         self.encoder = SemanticEncoder(
             config.encoder,

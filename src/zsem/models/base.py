@@ -108,10 +108,13 @@ class Model(nn.Module):
             import_module(f"zsem.models.{HOMES[about['kind']]}")
         kind = KINDS.get(about["kind"])
         if kind is None or not issubclass(kind, cls):
-            wanted = f"a {cls.__name__} is wanted" if kind else "this zsem does not know that kind: install a newer one"
+            names = " or ".join(one.__name__ for one in cls.__subclasses__()) or cls.__name__  # a base is no answer
+            wanted = f"a {names} is wanted" if kind else "this zsem does not know that kind: install a newer one"
             raise ZsemError(f"{folder} holds a model of kind {about['kind']!r}, and {wanted}")
         try:
             config = TypeAdapter(kind.Config).validate_python({**kind.ABSENT, **about["config"]})
+        except ZsemError as error:
+            raise ZsemError(f"{folder / 'config.json'}: {error}; restore the file as it was saved") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

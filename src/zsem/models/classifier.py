@@ -50,8 +50,13 @@ class NoisyClassifier(Model):
     config: Config
 
     def __init__(self, config: Config) -> None:
+        """Raises ZsemError for names that do not fit the classes, a network that is told classes, or an odd size."""
         super().__init__(config)
         check_names(config.class_names, config.num_outputs)
+        if config.net.num_classes is not None:
+            raise ZsemError(
+                "net.num_classes is for networks that are told the class: leave it out, and say num_outputs"
+            )
         self.net = NoisyClassifierNet(
             config.net,
             image_size=config.image_size,

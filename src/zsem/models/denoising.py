@@ -53,7 +53,9 @@ class DenoisingObjective:
     config: Any  # a Config, which every objective extends
 
     def __init__(self, schedule: NoiseSchedule, config: Config) -> None:
-        """Raises ZsemError where two settings both say which timesteps are drawn."""
+        """Raises ZsemError for a share that is none, and where two settings both say which timesteps are drawn."""
+        if not 0 <= config.noisy_share <= 1:
+            raise ZsemError(f"objective.noisy_share is a share of the draws, from 0 to 1, not {config.noisy_share:g}")
         if config.timesteps == "importance" and config.noisy_share > 0:
             raise ZsemError(
                 "noisy_share and timesteps importance both say which timesteps are drawn: leave one of them out"
@@ -145,7 +147,12 @@ class AutoencoderObjective(DenoisingObjective):
     config: Config
 
     def __init__(self, model: DiffusionAutoencoder, config: Config) -> None:
+        """Raises ZsemError for a number of draws or a share that is none."""
         super().__init__(model.schedule, config)
+        if config.noise_draws < 1:
+            raise ZsemError(f"objective.noise_draws must be at least 1, not {config.noise_draws}")
+        if not 0 <= config.z_dropout < 1:
+            raise ZsemError(f"objective.z_dropout is a share, from 0 to below 1, not {config.z_dropout:g}")
         self.model = model
 
     @property
@@ -187,8 +194,10 @@ class DiffusionObjective(DenoisingObjective):
     config: Config
 
     def __init__(self, model: DiffusionModel, config: Config) -> None:
-        """Raises ZsemError for a learned variance of images that are not 8-bit, for which there is no bound."""
+        """Raises ZsemError for a negative weight, and for a learned variance of images that are not 8-bit."""
         super().__init__(model.schedule, config)
+        if config.vlb_weight < 0:
+            raise ZsemError(f"objective.vlb_weight must not be negative, and is {config.vlb_weight:g}")
         self.model = model
         self.posteriors = Posteriors.of_all(model.schedule) if model.config.learned_range else None
         if model.config.learned_range and model.config.intensity != EIGHT_BITS:

@@ -17,6 +17,7 @@ from zsem.models.inputs import Images
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.vae import Decoder
 from zsem.values import draws
+from zsem.values.errors import ZsemError
 from zsem.values.objective import Batch, Phase
 
 LATENT_DRAW = 5  # the last integer of a draw's name: what the draw is for
@@ -117,6 +118,9 @@ class VaeObjective:
         """weight of the KL term; 1 is the evidence lower bound, more makes codes simpler and images blurrier"""
 
     def __init__(self, model: VariationalAutoencoder, config: Config) -> None:
+        """Raises ZsemError for a negative weight."""
+        if config.beta < 0:
+            raise ZsemError(f"objective.beta must not be negative, and is {config.beta:g}")
         self.model, self.config = model, config
 
     @property

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from zsem.values.errors import ZsemError
+
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Norm = Callable[[int], nn.Module]
 TimeInjection = Literal["scale_shift", "add"]
@@ -163,6 +165,7 @@ class Attention(nn.Module):
 
     heads: number of heads; head_channels: channels of one head, which then sets the number of heads.
     rescale: as in `ResBlock`.
+    Raises ZsemError where the channels cannot be divided among the heads.
     """
 
     def __init__(
@@ -178,7 +181,7 @@ class Attention(nn.Module):
         self.rescale = rescale
         if channels % (heads if head_channels is None else head_channels):
             of = f"{heads} attention heads" if head_channels is None else f"attention heads of {head_channels}"
-            raise ValueError(f"{channels} channels cannot be divided among {of}")
+            raise ZsemError(f"{channels} channels cannot be divided among {of}")
         self.heads = heads if head_channels is None else channels // head_channels
         self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import Attention, ResBlock, attend, group_norm
+from zsem.nets.settings import check_network
 from zsem.nets.unet import HalfUNet
 from zsem.values.prediction import Condition
 
@@ -36,6 +37,9 @@ class SemanticEncoder(nn.Module):
         """side of the pixel blocks that become channels at the input"""
         pool: int = 1
         """side of the pooled map that the last linear layer reads; 1 is the paper's global average"""
+
+        def __post_init__(self) -> None:
+            check_network(self)
 
         @property
         def multiple(self) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import ResBlock
+from zsem.nets.settings import check_network
 
 
 class Discriminator(nn.Module):
@@ -28,6 +29,9 @@ class Discriminator(nn.Module):
         """residual blocks per level"""
         patch: int = 2
         """side of the pixel blocks that become channels at the input"""
+
+        def __post_init__(self) -> None:
+            check_network(self)
 
         @property
         def multiple(self) -> int:

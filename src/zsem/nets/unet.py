@@ -21,6 +21,8 @@ from zsem.nets.blocks import (
     sinusoidal_embedding,
     zero_init,
 )
+from zsem.nets.settings import check_network
+from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition
 
 
@@ -94,6 +96,11 @@ class HalfUNet(nn.Module):
         """frequencies of the time embedding: 0 as in ADM, 1 as in DDPM"""
         time_scale: float = 1.0
         """factor on the timestep before it is embedded (improved DDPM: 1000 / timesteps)"""
+
+        def __post_init__(self) -> None:
+            check_network(self)
+            if self.channels // 2 <= self.frequency_shift:
+                raise ZsemError(f"channels of a network must be at least {2 * self.frequency_shift + 2}, to embed time")
 
         @property
         def multiple(self) -> int:

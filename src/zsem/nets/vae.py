@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import ResBlock, group_norm
+from zsem.nets.settings import check_network
 
 
 class Decoder(nn.Module):
@@ -32,6 +33,9 @@ class Decoder(nn.Module):
         """width of what every block is told of the latent vector"""
         patch: int = 2
         """side of the pixel blocks that are channels at the output"""
+
+        def __post_init__(self) -> None:
+            check_network(self)
 
         @property
         def multiple(self) -> int:

@@ -103,6 +103,8 @@ def with_classes(config: ConfigT, images: ImageSet, options: ImageOptions, *, fi
             f"the model is told the classes of the images, and {images.source} has {', '.join(names) or 'none'}: put "
             "the images into a folder for each class, at least two"
         )
+    if fixed and not config.conditional:
+        raise ZsemError("the model to start from is told no classes: leave out --conditional, or --init")
     fitted = config.for_classes(names)
     # a model whose classes have no names yet takes those of the images
     if fixed and config not in {fitted, replace(fitted, class_names=())}:

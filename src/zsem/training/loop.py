@@ -52,7 +52,7 @@ class Loop:
         replicas: int | None = None
         """on a CPU: copies of the networks that share a batch, a thread each; by default as many as torch's threads"""
         checkpoint_stages: bool = False
-        """compute the inside of the networks' stages again for the gradient: less memory, a third more time"""
+        """compute the stages of U-Nets and encoders again for the gradient: less memory, a third more time"""
         learning_rate: float = 4e-4
         """peak learning rate of AdamW"""
         betas: tuple[float, float] = (0.9, 0.99)
@@ -388,8 +388,10 @@ def check(config: Loop.Config) -> Loop.Config:
     for width in (config.ema_width, *config.ema_others):
         if not 0 < width < ema.WIDEST:
             raise ZsemError(f"the averages' relative width must lie between 0 and {ema.WIDEST}, not {width:g}")
-    lowest = {"batch_size": 1, "accumulate": 1, "log_every": 1, "ema_snapshots": 0, "validation_images": 2}
-    for name, least in lowest.items():
-        if getattr(config, name) < least:
+    lowest = {"batch_size": 1, "accumulate": 1, "log_every": 1, "ema_snapshots": 0, "validation_images": 2, "seed": 0}
+    for name, least in {**lowest, "warmup": 0, "weight_decay": 0}.items():
+        if not getattr(config, name) >= least:
             raise ZsemError(f"training.{name} must be at least {least}, not {getattr(config, name)}")
+    if not (config.learning_rate > 0 and config.clip > 0 and all(0 <= beta < 1 for beta in config.betas)):
+        raise ZsemError("training.learning_rate and clip must be above 0, betas from 0 to below 1: check their values")
     return config

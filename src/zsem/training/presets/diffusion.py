@@ -1,6 +1,7 @@
 """Diffusion models and classifiers of noisy images as they were published, and in sizes for a CPU: data alone.
 
-What the papers average their weights with (an exponential decay of 0.9999) is the loop's own average here.
+What the papers average their weights with (an exponential decay of 0.9999) is the loop's own average here, and ADM's
+gradients are clipped at a norm of 1, which its code does not do.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def adm(size: int, batch_size: int, learning_rate: float, iterations: int, **cha
 def adm_classifier(
     size: int, depth: int, batch_size: int, learning_rate: float, weight_decay: float, iterations: int
 ) -> Preset:
-    """A classifier that guides the model of that size (ADM, appendix I, table 12); its rate falls linearly to zero."""
+    """A classifier that guides the model of that size (ADM, appendix I, table 12).
+
+    Its rate falls to zero all the way: linearly, as there, where the training has a time limit.
+    """
     return Preset(
         model=NoisyClassifier.Config(
             image_size=size, num_outputs=1000, schedule=COSINE if size == 64 else LINEAR,

@@ -32,7 +32,12 @@ def find_preset(name: str | Path, kind: str | None = None) -> Preset:
         return named[str(name)]
     path = Path(name)
     if path.suffix != ".json" and not path.is_file():
-        raise ZsemError(f"there is no preset {str(name)!r}; choose one of {', '.join(named)}, or give a .json file")
+        others = [other for other, theirs in PRESETS.items() if str(name) in theirs]
+        hint = f"; --model {' or '.join(others)} has one of this name" if others else ""
+        raise ZsemError(
+            f"there is no preset {str(name)!r} for --model {kind or DEFAULT_KIND}{hint}; choose one of "
+            f"{', '.join(named)}, or give a .json file"
+        )
     try:
         given = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -70,6 +75,8 @@ def parse_preset(given: Any, path: Path, kind: str | None = None) -> Preset:
         raise ZsemError(f'{path} leaves out {missing[0]}; add "base": "tiny" to take what is left out from there')
     try:
         return TypeAdapter(preset_type(said)).validate_json(json.dumps(whole), strict=True)
+    except ZsemError as error:
+        raise ZsemError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ZsemError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
