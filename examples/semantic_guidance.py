@@ -2,8 +2,8 @@
 
     python examples/semantic_guidance.py MODEL AUTOENCODER CONTENT STYLE --out sheet.png
 
-MODEL is a diffusion model, AUTOENCODER a diffusion autoencoder of similar images, CONTENT and STYLE are image files. The
-first row shows the two images, the next what MODEL makes of itself, the others the same noise under guidance: both
+MODEL is a diffusion model, AUTOENCODER a diffusion autoencoder of similar images, CONTENT and STYLE are image files.
+The first row shows the two images, the next what MODEL makes of itself, the others the same noise under guidance: both
 scalars together, at growing scales (2112.05744). What the scalars say of every row is printed.
 """
 
