@@ -99,7 +99,7 @@ def cost(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
 
 
 def train(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
-    """Train every model that is not trained to its end."""
+    """Train every model that is not trained to its end. SystemExit: a signal asked to stop."""
     for name, recipe in recipes.items():
         if recipe.done(name) >= 1:
             continue
@@ -109,6 +109,8 @@ def train(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
             reading=ImageOptions(conditional=recipe.conditional), resume=(run / "run.json").exists(),
             limit=recipe.limit, say=lambda line, name=name: print(f"{name}: {line}", flush=True),
         )  # fmt: skip
+        if recipe.done(name) < 1:  # the loop ends orderly then, and the next model would begin
+            raise SystemExit(f"{name} was stopped; the same command goes on with it")
 
 
 def trained(recipe: Recipe, name: str, command: str, kind: type[Model] = Model) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from experiments.adm_ablation import BASE, ROWS, main, name_of, recipe_of
-from experiments.runs import kept
+from experiments.runs import kept, train
 
 from zsem.data.pixels import save_png
 from zsem.models.diffusion import DiffusionModel
@@ -74,6 +74,24 @@ def test_the_command_trains_judges_and_goes_on(tmp_path, monkeypatch, capsys):
     )  # nothing is judged or trained a second time
     main()
     assert (tmp_path / "out" / "report.md").read_text() == report
+
+
+def test_a_stopped_training_does_not_begin_the_next(tmp_path, monkeypatch):
+    """The loop ends orderly when it is asked to stop, with fewer iterations than the recipe has."""
+    seen = []
+
+    def stopped(data, run, **settings):
+        seen.append(run.name)
+        run.mkdir(parents=True)
+        (run / "config.json").write_text(json.dumps({"history": {"iterations": 3}}))
+
+    monkeypatch.setattr("experiments.runs.api.train", stopped)
+    monkeypatch.chdir(tmp_path)
+    recipes = {row: recipe_of(row, images=640, limit=None) for row in ("base", "ADM")}
+    with pytest.raises(SystemExit, match="base was stopped; the same command goes on"):
+        train(recipes, "nowhere")
+    assert seen == [recipes["base"].run("base").name]
+    assert recipes["base"].done("base") == 0.3 and recipes["ADM"].done("ADM") == 0
 
 
 def test_what_cannot_be_trained(monkeypatch, capsys):
