@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.judge_z import Extent, judge_z
-from experiments.models import images_of, recipes
+from experiments.models import recipes
+from experiments.runs import images_of
 
 from zsem import api
 from zsem.data.images import load_images

@@ -20,15 +20,14 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.models import RUNS, class_judge, trained
+from experiments.models import class_judge, finished
+from experiments.runs import RUNS, kept
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -38,7 +37,7 @@ from zsem.metrics.perceptual import mean_distance
 from zsem.metrics.samples import Distribution, features_of, judge_distribution
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
-from zsem.nets.features import load_efficientnet_lite0
+from zsem.nets.features import EfficientNetLite0, load_efficientnet_lite0
 from zsem.nets.perceptual import load_stlpips
 from zsem.values.codes import slerp
 from zsem.values.files import write_whole
@@ -60,44 +59,44 @@ BATCH = 50
 BITS = {"number": 128, "terms": 100}
 
 
+def reference_of(images: ImageSet, network: EfficientNetLite0) -> Distribution:
+    """Real training images, as samples are compared with them."""
+    pixels = images.split("train").limit(REFERENCE).pixels
+    return Distribution(network, features_of(network, map(from_uint8, pixels.split(64))))
+
+
+def class_samples(model: DiffusionModel, number: int, *, seed: int = 0, **settings: Any) -> Iterator[Tensor]:
+    """Samples of all classes in turn, batch by batch, clipped to [-1, 1]."""
+    known = len(model.config.class_names)
+    for first in range(0, number, BATCH):
+        classes = [i % known for i in range(first, min(first + BATCH, number))]
+        made = model.sample(len(classes), classes=classes, seed=seed, first=first, batch_size=BATCH, **settings)
+        yield made.clamp(-1, 1)
+
+
 class Study:
     """The models, the real images, and the cells that are done already."""
 
     def __init__(self, cifar10: str, number: int, out: Path) -> None:
         self.number, self.out = number, out
         self.images: ImageSet = load_images(cifar10, size=32)
-        self.model: DiffusionModel = trained("cifar10-ddpm", DiffusionModel)
-        self.classifier: NoisyClassifier = trained("cifar10-classifier", NoisyClassifier)
+        self.model: DiffusionModel = finished("cifar10-ddpm", DiffusionModel)
+        self.classifier: NoisyClassifier = finished("cifar10-classifier", NoisyClassifier)
         self.judge = class_judge(self.images, RUNS / "cifar10-judge")
         self.network = load_efficientnet_lite0()
 
     @functools.cached_property
     def reference(self) -> Distribution:
         """The real training images, as samples are compared with them."""
-        pixels = self.images.split("train").limit(REFERENCE).pixels
-        return Distribution(self.network, features_of(self.network, map(from_uint8, pixels.split(64))))
+        return reference_of(self.images, self.network)
 
     def cell(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of one cell, found in its file or made and kept there."""
-        path = self.out / "cells" / f"{self.model.stamp[:8]}-{self.number}" / f"{name}.json"
-        if not path.exists():
-            started = time.perf_counter()
-            figures = {**work(), "seconds": round(time.perf_counter() - started, 1)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, (json.dumps(figures, indent=2) + "\n").encode())
-            print(f"{name}: {figures['seconds']} s", flush=True)
-        return json.loads(path.read_text())
+        return kept(self.out / "cells" / f"{self.model.stamp[:8]}-{self.number}" / f"{name}.json", work)
 
     def samples(self, number: int, *, seed: int = 0, told: bool = True, **settings: Any) -> Iterator[Tensor]:
         """Samples of all classes in turn, batch by batch; `told` False leaves the class to a classifier's guidance."""
-        known = len(self.images.class_names)
-        settings = {"guidance_scale": 1.0 if told else 0.0, **settings}
-        for first in range(0, number, BATCH):
-            classes = [i % known for i in range(first, min(first + BATCH, number))]
-            made = self.model.sample(
-                len(classes), classes=classes, seed=seed, first=first, batch_size=BATCH, **settings
-            )
-            yield made.clamp(-1, 1)
+        return class_samples(self.model, number, seed=seed, **{"guidance_scale": 1.0 if told else 0.0, **settings})
 
     def accuracy(self, pixels: Tensor, classes: Tensor) -> float:
         """Share of uint8 images that the judge takes for their classes."""
@@ -248,7 +247,7 @@ def baselines(study: Study) -> list[str]:
         return {"bits": float(found.mean()), "error": float(found.std() / len(found) ** 0.5), "n": len(found)}
 
     def of_baseline(name: str) -> dict[str, Any]:
-        model = trained(f"cifar10-{name}")
+        model = finished(f"cifar10-{name}")
         images = model.sample(study.number).clamp(-1, 1)
         save_png(grid(*to_uint8(images[:32]).split(8), scale=2), study.out / f"{name}.png")
         return asdict(judge_distribution(study.reference, images.split(BATCH)))

@@ -4,59 +4,27 @@
     python -m experiments.models train [NAME ..] [--cifar10 FILE]      # the same table first, then the trainings
     python -m experiments.models package NAME                          # into the package, weights in float16
 
-Without names all are meant. FILE: CIFAR-10 as a folder or archive of class folders below train and test. A run lies in
-runs/models/NAME-HASH, where the hash is of all its settings: a changed recipe is a new run, an equal one goes on.
+Without names all are meant. FILE: CIFAR-10 as a folder or archive of class folders below train and test. Runs lie where
+`experiments.runs` says.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from experiments.runs import CIFAR10, Recipe, cost, train, trained
 
-from zsem import api
-from zsem.data import builtin
 from zsem.data.images import ImageSet
 from zsem.models.base import ASSETS, Model
 from zsem.models.judge import Judge
-from zsem.training.images import ImageOptions
 from zsem.training.judging import judge_for
-from zsem.training.log import clock
-from zsem.training.presets import Preset, find_preset, preset_settings
-from zsem.values.errors import ZsemError
-
-RUNS, DATA = Path("runs/models"), Path("runs/data")
-AVATARS = {"number": 12_000, "size": 64, "style": "avataaars", "jitter": "mild", "seed": 0}
-CIFAR10 = "cifar10"  # the one set that is not made here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A model to train: what it is for, on what, how, and on how many images, repeats counted."""
-
-    says: str
-    data: str
-    preset: Preset
-    images: int
-    conditional: bool = False
-
-    @property
-    def iterations(self) -> int:
-        return self.images // self.preset.training.batch_size
-
-    def run(self, name: str) -> Path:
-        """The folder of its run, which all settings have a part in."""
-        about = {**preset_settings(self.preset), "images": self.images, "conditional": self.conditional}
-        about["data"] = AVATARS if self.data == "avatars-64" else self.data
-        return RUNS / f"{name}-{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]}"
+from zsem.training.presets import find_preset
 
 
 @functools.cache
@@ -89,25 +57,9 @@ def recipes() -> dict[str, Recipe]:
     }  # fmt: skip
 
 
-def images_of(data: str, cifar10: str | None) -> str:
-    """The path of a recipe's images, which are rendered where that can be done."""
-    if data != CIFAR10:
-        return str(builtin.avatars(DATA / data, **AVATARS))
-    if cifar10 is None:
-        raise ZsemError("these models are of CIFAR-10: add --cifar10 with the path of its folder or archive")
-    return cifar10
-
-
-def trained(name: str, kind: type[Model] = Model) -> Any:
-    """A model that `train` has finished. ZsemError: it has not."""
-    recipe = recipes()[name]
-    run = recipe.run(name)
-    if not (run / "config.json").exists():
-        raise ZsemError(f"{name} is not trained yet: `python -m experiments.models train {name}`")
-    model = api.load(run, kind=kind)
-    if model.history["iterations"] < recipe.iterations:
-        raise ZsemError(f"{name} is trained in part only: `python -m experiments.models train {name}` goes on")
-    return model
+def finished(name: str, kind: type[Model] = Model) -> Any:
+    """A model of this table that is trained. ZsemError: it is not."""
+    return trained(recipes()[name], name, f"python -m experiments.models train {name}", kind)
 
 
 def class_judge(images: ImageSet, folder: Path) -> Judge:
@@ -117,48 +69,9 @@ def class_judge(images: ImageSet, folder: Path) -> Judge:
     return judge_for(replace(images, attributes=attributes), folder, iterations=4000)
 
 
-def cost(names: Sequence[str], cifar10: str | None) -> None:
-    """Print what the training of each model takes, from a few iterations of it on this machine."""
-    print("| model | what for | parameters, millions | images/s | images | time | done |", "|---" * 7 + "|", sep="\n")
-    whole = 0.0
-    for name in names:
-        recipe = recipes()[name]
-        measured = api.estimate(
-            images_of(recipe.data, cifar10), preset=recipe.preset, reading=ImageOptions(conditional=recipe.conditional)
-        )
-        seconds, done = measured.seconds(recipe.images), images_done(recipe.run(name))
-        whole += seconds * (1 - done / recipe.images)
-        print(
-            f"| {name} | {recipe.says} | {measured.parameters / 1e6:.1f} | {measured.images_per_second:.0f} "
-            f"| {recipe.images:,} | {clock(seconds)} | {done / recipe.images:.0%} |",
-            flush=True,
-        )  # fmt: skip
-    print(f"\n{clock(whole)} (h:mm:ss) to go")
-
-
-def images_done(run: Path) -> int:
-    """How many images a run has gone through when it was saved last."""
-    config = run / "config.json"
-    return json.loads(config.read_text())["history"]["images"] if config.exists() else 0
-
-
-def train(names: Sequence[str], cifar10: str | None) -> None:
-    """Train every model that is not trained to its end."""
-    for name in names:
-        recipe = recipes()[name]
-        run = recipe.run(name)
-        if images_done(run) >= recipe.iterations * recipe.preset.training.batch_size:
-            continue
-        api.train(
-            images_of(recipe.data, cifar10), run, preset=recipe.preset, iterations=recipe.iterations,
-            reading=ImageOptions(conditional=recipe.conditional), resume=(run / "run.json").exists(),
-            say=lambda line, name=name: print(f"{name}: {line}", flush=True),
-        )  # fmt: skip
-
-
 def package(name: str) -> None:
     """Put a trained model into the package, with the command that made it."""
-    model = trained(name)
+    model = finished(name)
     model.history = {
         **model.history,
         "data": recipes()[name].data,
@@ -182,9 +95,10 @@ def main() -> None:
         for name in names:
             package(name)
         return
-    cost(names, arguments.cifar10)
+    chosen = {name: recipes()[name] for name in names}
+    cost(chosen, arguments.cifar10)
     if arguments.command == "train":
-        train(names, arguments.cifar10)
+        train(chosen, arguments.cifar10)
 
 
 if __name__ == "__main__":

@@ -337,6 +337,24 @@ class TestCodes:
         assert not np.array_equal(pixels(variations[0]), pixels(variations[1]))
         assert (tmp_path / "vary.png").exists()
 
+    def test_guidance_on_z_is_for_models_trained_with_z_dropout(self, zsem, run, faces, tmp_path):
+        told = "never saw an image without its z (z_dropout is 0)"
+        code, _, err = zsem("vary", run, faces, "--out", tmp_path / "out", "--limit", "1", "--guidance-scale", "2")
+        assert code == 2 and told in err and not (tmp_path / "out").exists()
+        free, file = tmp_path / "free", tmp_path / "z.parquet"
+        assert zsem("train", faces, "--out", free, *TINY, "--objective.z-dropout", "0.5")[0] == 0
+        assert zsem("encode", free, faces, "--out", file, "--limit", "2")[0] == 0
+        assert zsem("decode", run, file, "--out", tmp_path / "out", "--guidance-scale", "2")[0] == 2
+        for scale in ("1", "0", "1e4"):
+            assert zsem("decode", free, file, "--out", tmp_path / scale, "--guidance-scale", scale)[0] == 0
+        assert zsem("decode", free, file, "--out", tmp_path / "plain")[0] == 0
+        name = next(path.relative_to(tmp_path / "0") for path in (tmp_path / "0").rglob("*.png"))
+        plain, one, none, far = (pixels(tmp_path / folder / name) for folder in ("plain", "1", "0", "1e4"))
+        assert np.array_equal(plain, one)
+        assert not np.array_equal(plain, far) and not np.array_equal(none, far)
+        args = ("--limit", "1", "--number", "1", "--guidance-scale", "2")
+        assert zsem("vary", free, faces, "--out", tmp_path / "vary", *args)[0] == 0
+
     def test_mix_of_an_image_with_itself_is_the_image(self, zsem, run, faces, tmp_path):
         a = next(Path(faces).glob("val/*.png"))
         code, out, _ = zsem("mix", run, a, faces, "--out", tmp_path / "out", "--limit", "2", "--json")

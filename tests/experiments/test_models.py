@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from experiments.cifar10 import wilson
-from experiments.models import recipes, trained
+from experiments.models import finished, recipes
 
 from zsem.training.families import FAMILIES
 from zsem.values.errors import ZsemError
@@ -40,7 +40,7 @@ def test_what_is_not_trained_is_asked_for(tmp_path, monkeypatch):
     with pytest.raises(
         ZsemError, match=r"avatars-64 is not trained yet: `python -m experiments\.models train avatars-64`"
     ):
-        trained("avatars-64")
+        finished("avatars-64")
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (500, 1000), (1000, 1000)])

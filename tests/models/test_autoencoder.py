@@ -1,5 +1,6 @@
 """The autoencoder's promises: exact codes, files that cannot be confused, one sentence for every mistake."""
 
+import copy
 import json
 import os
 import subprocess
@@ -14,12 +15,14 @@ from PIL import Image
 
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
+from zsem.diffusion.guidance import Extrapolate
 from zsem.models import base, imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
+from zsem.values.prediction import Condition
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,48 @@ def test_codes_without_noise_decode_with_fresh_noise(small_model, pixels):
     assert not torch.equal(again, small_model.decode(codes, seed=2))
 
 
+@pytest.fixture(scope="module")
+def guidable(small_model):
+    """A model that says it was trained with z left out at times, and to which z matters."""
+    model = copy.deepcopy(small_model)
+    model.history["z_dropout"] = 0.1
+    with torch.no_grad():
+        for name, parameter in model.unet.named_parameters():
+            if "embed_z" in name:
+                parameter.mul_(10)
+    return model
+
+
+def test_guidance_on_z_extrapolates_from_no_z_in_one_batch(guidable, pixels):
+    codes, seen = guidable.vary(guidable.encode(pixels[:3], noise=False)), []
+    plain = guidable.decode(codes)
+    hook = guidable.unet.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    guided = guidable.decode(codes, guidance_scale=3, batch_size=2)
+    hook.remove()
+    assert seen == [4] * 19 + [2] * 19
+
+    def steer(cond, rows):
+        return Extrapolate(guidable.denoiser, Condition(), cond, 3.0)
+
+    torch.testing.assert_close(guided, guidable.decode(codes, steer=steer), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(guided, plain, atol=1e-2)
+    with pytest.raises(ValueError, match="steer"):
+        guidable.decode(codes, guidance_scale=3, steer=steer)
+
+
+def test_scales_1_and_0_of_guidance_on_z(guidable, pixels):
+    codes, seen = guidable.encode(pixels[:3]), []
+    plain = guidable.decode(codes)
+    hook = guidable.unet.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    assert torch.equal(guidable.decode(codes, guidance_scale=1), plain)
+    assert seen == [3] * 19
+    none = guidable.decode(codes, guidance_scale=0)
+    assert seen == [3] * 38
+    hook.remove()
+    assert torch.equal(guidable.decode(replace(codes, z=codes.z.roll(1, dims=0)), guidance_scale=0), none)
+    assert not torch.allclose(none, plain, atol=1e-2)
+
+
 def test_statistics_of_codes_are_stored(small_model):
     images = (draws.normal([(0, i) for i in range(4)], (3, 16, 16)) * 60 + 128).clamp(0, 255).to(torch.uint8)
     model = DiffusionAutoencoder(small_model.config)
@@ -191,6 +236,7 @@ def test_a_name_that_is_nowhere_is_told_in_a_sentence(monkeypatch):
 
 FULL_DISK = """
 import resource, signal, sys
+from zsem.diffusion.guidance import Extrapolate
 from zsem.models import base, imaging
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.values.errors import ZsemError
@@ -211,11 +257,15 @@ def test_a_full_disk_keeps_the_model_that_was_there(saved, small_model):
     assert DiffusionAutoencoder.from_pretrained(saved).stamp == small_model.stamp
 
 
-def test_wrong_requests_are_told_in_a_sentence(small_model, pixels):
+def test_wrong_requests_are_told_in_a_sentence(small_model, pixels, monkeypatch):
     with pytest.raises(ZsemError, match="choose one of exact, ddim, offsets"):
         small_model.encode(pixels, codec="exakt")
     with pytest.raises(ZsemError, match="between 1 and 998"):
         small_model.encode(pixels, steps=0)
+    for told in ({}, {"z_dropout": 0.0}):
+        monkeypatch.setattr(small_model, "history", told)
+        with pytest.raises(ZsemError, match="never saw an image without its z"):
+            small_model.decode(small_model.encode(pixels[:1], noise=False), guidance_scale=2.0)
     with pytest.raises(ZsemError, match=r"\[n, 3, 16, 16\]"):
         small_model.encode(pixels[:, :, :8])
     with pytest.raises(ZsemError, match="image size 0 is none: give 1 pixel or more"):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from zsem.diffusion.denoiser import bind
-from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate
+from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, SemanticGuidance
 from zsem.diffusion.likelihood import bits_per_dim
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
@@ -115,6 +115,56 @@ def test_no_guidance_is_no_guidance_to_the_bit(guidable, judge, count, solver):
     assert torch.equal(again, expected)
     assert seen == {"calls": 6 if solver == "heun" else 3, "images": 12 if solver == "heun" else 6}
     assert judged["calls"] == 0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("through", ["denoiser", "x0"])
+def test_scalars_of_weight_0_are_no_guidance_to_the_bit(guidable, judge, solver, through):
+    def scalar(x0):
+        raise AssertionError("evaluated")
+
+    options = {"classes": [0, 2], "solver": solver, "steps": 2, "guidance_scale": 2.0, "scalars_through": through}
+    options |= {"classifier": judge, "classifier_scale": 1.0}
+    expected = guidable.sample(2, **options)
+    assert torch.equal(guidable.sample(2, scalars=[], **options), expected)
+    assert torch.equal(guidable.sample(2, scalars=[(0.0, scalar), (0, scalar)], **options), expected)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(
+    "others",
+    [
+        {},
+        {"guidance_scale": 2.0, "guidance_rescale": 0.5},
+        {"classifier_scale": 3.0, "scalars_through": "x0"},
+        {"guidance_scale": 2.0, "classifier_scale": 3.0, "guidance_interval": (100, 900)},
+    ],
+)
+def test_scalars_guide_with_every_solver_and_every_other_guidance(guidable, judge, solver, others):
+    scalars = [(2.0, lambda x0: -(x0 - 0.5).square().mean(dim=(1, 2, 3))), (-1.0, lambda x0: x0[:, 0].mean(dim=(1, 2)))]
+    options = {"classes": [0, 2], "solver": solver, "steps": 3, "classifier": judge, **others}
+    guided = guidable.sample(2, scalars=scalars, scalars_normalised=True, **options)
+    told, interval = Condition(classes=torch.tensor([0, 2])), others.get("guidance_interval")
+    by_hand = Extrapolate(
+        guidable.denoiser, Condition(classes=torch.full((2,), -1)), told, others.get("guidance_scale", 1),
+        rescale=others.get("guidance_rescale", 0), interval=interval,
+    )  # fmt: skip
+    judged = judge.log_prob(told.classes)
+    by_hand = ClassifierGuidance(by_hand, judged, others.get("classifier_scale", 0), interval=interval)
+    through = others.get("scalars_through", "denoiser")
+    by_hand = Clip(SemanticGuidance(by_hand, scalars, through=through, normalise=True, interval=interval))
+    noise = lambda i: draws.normal([(0, row, i) for row in (0, 1)], (3, 16, 16))  # noqa: E731
+    own = {"noise": noise, "variance": "learned"} if solver == "ddpm" else {}
+    walk = SOLVERS[solver](by_hand, guidable.fresh_noise(2).x_T, TimeGrid.make(guidable.schedule, 3), **own)
+    torch.testing.assert_close(guided, last(walk)[0].float(), atol=1e-5, rtol=0)
+    assert not torch.allclose(guided, guidable.sample(2, **options), atol=1e-2)
+
+
+def test_progress_under_scalars(plain):
+    options = {"solver": "ddim", "steps": 3, "scalars": [(5.0, lambda x0: x0.mean(dim=(1, 2, 3)))]}
+    *_, end = plain.progressive(2, **options)
+    torch.testing.assert_close(end, plain.sample(2, **options), atol=1e-6, rtol=0)
+    assert float(end.mean()) > float(plain.sample(2, solver="ddim", steps=3).mean())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from zsem.api.watching import Watch
 from zsem.data.batches import Batches
 from zsem.data.images import ImageSet
 from zsem.models.base import Model
+from zsem.models.denoising import AutoencoderObjective
 from zsem.training.callbacks import Callback
 from zsem.training.callbacks import tensorboard as write_tensorboard
 from zsem.training.course import time_goal
@@ -164,7 +165,9 @@ def assemble(images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None]
     model.history = {"data": str(images.source), "train_images": len(training)}
     if plan.reading.group is not None:
         model.history["group"] = plan.reading.group
-
+    if isinstance(plan.preset.objective, AutoencoderObjective.Config):
+        # of the training, so it is none of the model's settings; yet decoding must know whether it can do without z
+        model.history["z_dropout"] = plan.preset.objective.z_dropout
     watch = Watch(images, plan, say)
     objective = FAMILIES[plan.preset.kind].objective(model, plan.preset.objective)
     loop = Loop(

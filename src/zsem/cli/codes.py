@@ -75,6 +75,8 @@ class Decode(Command):
     """folder for the images, named like those they come from, in their depth: PNG, else TIFF or npy"""
     seed: int = 0
     """seed of the fresh noise"""
+    guidance_scale: float = 1.0
+    """how far to extrapolate from no z to that of the codes: 1 = none; for models trained with z_dropout"""
     limit: int | None = None
     """only the first so many codes"""
 
@@ -92,7 +94,8 @@ class Decode(Command):
         started = time.perf_counter()
         with progress("decoding") as done:
             for rows in chunks(len(codes), CHUNK):
-                save_images(Path(self.out), stems[rows], model.decode(codes[rows]), model.config.intensity)
+                decoded = model.decode(codes[rows], guidance_scale=self.guidance_scale)
+                save_images(Path(self.out), stems[rows], decoded, model.config.intensity)
                 done(rows.stop, len(codes))
         seconds = time.perf_counter() - started
         figures = {"n": len(codes), "seconds": seconds, "out": self.out}

@@ -27,6 +27,8 @@ class Vary(Command):
     """variations of each image"""
     seed: int = 0
     """seed of the fresh noise"""
+    guidance_scale: float = 1.0
+    """how far to extrapolate from no z to that of the image: 1 = none; for models trained with z_dropout"""
     limit: int = SHOWN
     """only so many images, evenly spaced over the splits"""
 
@@ -38,7 +40,8 @@ class Vary(Command):
         model = open_autoencoder(self.model)
         images = open_images(self.images, model, limit=self.limit)
         codes = model.encode(images, noise=False)
-        decoded = model.decode(model.vary(codes, self.number, seed=self.seed))
+        varied = model.vary(codes, self.number, seed=self.seed)
+        decoded = model.decode(varied, guidance_scale=self.guidance_scale)
         out = Path(self.out)
         stems = file_stems(images.paths, len(codes))
         save_images(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import bind
+from zsem.diffusion.guidance import Extrapolate
 from zsem.models.imaging import STEPS, ImageModel, Progress
 from zsem.models.inputs import Images
 from zsem.nets.encoder import SemanticEncoder
@@ -25,6 +26,7 @@ class DiffusionAutoencoder(ImageModel):
     """Images to codes (z_sem, x_T) and back.
 
     Everything that makes pixels goes through `decode`; everything else takes codes and gives codes.
+    history: beside what all models have, "z_dropout", the share of the training's predictions made without z.
     z_mean, z_std: statistics of z over the training images, [d]; zero and one before training has ended.
     """
 
@@ -90,6 +92,7 @@ class DiffusionAutoencoder(ImageModel):
         codes: Codes,
         *,
         seed: int = 0,
+        guidance_scale: float | int = 1.0,
         batch_size: int = 16,
         steer: Callable[[Condition, slice], BoundDenoiser] | None = None,
         progress: Progress | None = None,
@@ -98,14 +101,31 @@ class DiffusionAutoencoder(ImageModel):
 
         `zsem.data.pixels.to_uint8` makes images of them, `config.intensity.restore` such as the model was trained on.
         Codes without noise are given fresh noise, a function of (seed, position) alone.
+        guidance_scale: how far to extrapolate from no z to the z of the codes (2207.12598): 1 = none, and then nothing
+            else is evaluated; 0 = images of no z. Other than 1 it takes a model trained with z_dropout, and does not
+            give back the images that codes with noise come from.
         steer: makes the denoiser for a part of the batch from its condition and the rows it stands for, where the
             plain one should not be used, e.g. `Extrapolate` for edits.
-        Raises ZsemError where the codes belong to another model.
+        Raises ZsemError where the codes belong to another model, or the model needs z and is to do without;
+            ValueError for both a scale and `steer`.
         """
+        if guidance_scale != 1 and not self.history.get("z_dropout"):
+            raise ZsemError(
+                "this model never saw an image without its z (z_dropout is 0), so there is nothing to extrapolate "
+                "from: leave guidance_scale at 1, or train with --objective.z-dropout 0.1"
+            )
+        if guidance_scale != 1 and steer is not None:
+            raise ValueError("guidance_scale is for the plain denoiser: let `steer` extrapolate")
 
         def denoiser(rows: slice) -> BoundDenoiser:
-            cond = Condition(z=codes.z[rows].to(self.device))
-            return bind(self.denoiser, cond) if steer is None else steer(cond, rows)
+            z = codes.z[rows].to(self.device)
+            cond = Condition(z=z)
+            if steer is not None:
+                return steer(cond, rows)
+            if guidance_scale == 1:
+                return bind(self.denoiser, cond)
+            # zeros are no z (as in training), and let both share one evaluation
+            return Extrapolate(self.denoiser, Condition(z=torch.zeros_like(z)), cond, guidance_scale)
 
         return self._decode(codes, denoiser, seed=seed, batch_size=batch_size, progress=progress)
 

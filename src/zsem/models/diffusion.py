@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zsem.data.intensity import EIGHT_BITS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
-from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, Interval
+from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, Interval, Scalar, SemanticGuidance
 from zsem.diffusion.likelihood import BitsPerDim, bits_per_dim
 from zsem.diffusion.losses import TIMESTEP_DRAW, stratified_draws
 from zsem.diffusion.schedule import Spacing, TimeGrid
@@ -89,6 +89,9 @@ class DiffusionModel(ImageModel):
         classifier: NoisyClassifier | None = None,
         classifier_scale: float | int = 0.0,
         classifier_form: Literal["score", "mean"] = "score",
+        scalars: Sequence[tuple[float | int, Scalar]] = (),
+        scalars_through: Literal["denoiser", "x0"] = "denoiser",
+        scalars_normalised: bool = False,
         batch_size: int = 16,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
@@ -97,14 +100,16 @@ class DiffusionModel(ImageModel):
         classes: what to make; those of the classifier where the model itself has none.
         first: position of the first image, so that many can be made in parts.
         x_T: start from this noise, `noise_shape` each, e.g. `slerp` between that of two samples (`fresh_noise`).
-        solver .. classifier_form: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
-            the two kinds of guidance add up. With guidance_scale 1 and classifier_scale 0 nothing else is evaluated.
+        solver .. scalars_normalised: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
+            all kinds of guidance add up. With guidance_scale 1, classifier_scale 0 and scalars of weight 0 nothing else
+            is evaluated.
         Raises ZsemError for settings that contradict each other, too many steps, or classes that do not exist.
         """
         settings = Sampling(
             solver=solver, steps=steps, spacing=spacing, eta=eta, clip=clip, guidance_scale=guidance_scale,
             guidance_rescale=guidance_rescale, guidance_interval=guidance_interval, classifier=classifier,
-            classifier_scale=classifier_scale, classifier_form=classifier_form,
+            classifier_scale=classifier_scale, classifier_form=classifier_form, scalars=scalars,
+            scalars_through=scalars_through, scalars_normalised=scalars_normalised,
         )  # fmt: skip
         out = []
         for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings, first):
@@ -269,6 +274,13 @@ class DiffusionModel(ImageModel):
             denoise = ClassifierGuidance(
                 denoise, lambda x_t, t: log_prob(self.crop(x_t), t), settings.classifier_scale,
                 form=settings.classifier_form, interval=settings.guidance_interval,
+            )  # fmt: skip
+        if settings.scalars:
+            # they are of images, without what the networks pad
+            terms = [(weight, lambda x0, scalar=scalar: scalar(self.crop(x0))) for weight, scalar in settings.scalars]
+            denoise = SemanticGuidance(
+                denoise, terms, through=settings.scalars_through, normalise=settings.scalars_normalised,
+                interval=settings.guidance_interval,
             )  # fmt: skip
         return Clip(denoise) if settings.clip else denoise
 

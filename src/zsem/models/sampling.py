@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
 from zsem.data.shaping import sides
-from zsem.diffusion.guidance import Interval
+from zsem.diffusion.guidance import Interval, Scalar
 from zsem.diffusion.schedule import Spacing
 from zsem.diffusion.solvers import SOLVERS
 from zsem.models.classifier import NoisyClassifier
@@ -40,6 +41,12 @@ class Sampling:
     """how much it guides: 0 = none"""
     classifier_form: Literal["score", "mean"] = "score"
     """add its gradient to eps (ADM, algorithm 2), or to the mean of the steps of ddpm (algorithm 1)"""
+    scalars: Sequence[tuple[float | int, Scalar]] = ()
+    """weights, and scalars of the predicted image that are to grow, e.g. of `zsem.models.scalars` (2112.05744)"""
+    scalars_through: Literal["denoiser", "x0"] = "denoiser"
+    """their gradient goes back through the network, or takes eps for constant: cheaper and rougher"""
+    scalars_normalised: bool = False
+    """bring the gradient of each to one size, so that a weight means the same for all of them"""
 
     @property
     def classified(self) -> bool:

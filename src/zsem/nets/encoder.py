@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +54,14 @@ class SemanticEncoder(nn.Module):
         c, size = width * config.channel_mult[0], image_size // config.patch
         self.stem = nn.Conv2d(image_channels * config.patch**2, c, 3, padding=1)
         layers: list[nn.Module] = []
+        self.level_ends: list[int] = []  # layers up to the end of every level, before it is halved
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
                 layers.append(ResBlock(c, width * mult))
                 c = width * mult
                 if size in config.attention_resolutions:
                     layers.append(Attention(c, heads=config.num_heads))
+            self.level_ends.append(len(layers))
             if level < len(config.channel_mult) - 1:
                 layers.append(ResBlock(c, c, resample="down"))
                 size //= 2
@@ -72,6 +75,15 @@ class SemanticEncoder(nn.Module):
         h = self.layers(self.stem(F.pixel_unshuffle(x0, self.config.patch)))
         pooled = F.adaptive_avg_pool2d(F.silu(self.norm_out(h)), self.config.pool)
         return self.project(pooled.flatten(1))
+
+    def level_maps(self, x0: Float[Tensor, "b c h w"], levels: int) -> list[Float[Tensor, "b _ _ _"]]:
+        """Feature maps at the end of the first levels, finest first; the rest of the network is not evaluated."""
+        h, maps = self.stem(F.pixel_unshuffle(x0, self.config.patch)), []
+        for number, layer in enumerate(islice(self.layers, self.level_ends[levels - 1]), start=1):
+            h = layer(h)
+            if number in self.level_ends:
+                maps.append(h)
+        return maps
 
 
 class AttentionPool(nn.Module):

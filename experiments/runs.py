@@ -1,0 +1,134 @@
+"""Trainings that tables and figures are made with, and results that are kept: whatever was stopped goes on.
+
+A training lies in runs/models/NAME-HASH, where the hash is of all its settings: a changed recipe is a new run, an equal
+one goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zsem import api
+from zsem.data import builtin
+from zsem.models.base import Model
+from zsem.training.estimate import Estimate
+from zsem.training.images import ImageOptions
+from zsem.training.log import clock
+from zsem.training.presets import Preset, preset_settings
+from zsem.values.errors import ZsemError
+from zsem.values.files import write_whole
+
+RUNS, DATA = Path("runs/models"), Path("runs/data")
+AVATARS = {"number": 12_000, "size": 64, "style": "avataaars", "jitter": "mild", "seed": 0}
+CIFAR10 = "cifar10"  # the one set that is not made here
+
+
+def digest(about: Any) -> str:
+    """Eight hexadecimal digits that name settings."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A model to train: what it is for, on what, how, and on how many images, repeats counted.
+
+    limit: use at most so many different images.
+    """
+
+    says: str
+    data: str
+    preset: Preset
+    images: int
+    conditional: bool = False
+    limit: int | None = None
+
+    @property
+    def iterations(self) -> int:
+        return self.images // self.preset.training.batch_size
+
+    def run(self, name: str) -> Path:
+        """The folder of its run, which all settings have a part in."""
+        about = {**preset_settings(self.preset), "images": self.images, "conditional": self.conditional}
+        about["data"] = AVATARS if self.data == "avatars-64" else self.data
+        if self.limit is not None:
+            about["limit"] = self.limit
+        return RUNS / f"{name}-{digest(about)}"
+
+    def done(self, name: str) -> float:
+        """The share of its images that its run had gone through when it was saved last."""
+        config = self.run(name) / "config.json"
+        if not config.exists():
+            return 0.0
+        return json.loads(config.read_text())["history"]["iterations"] / self.iterations
+
+    def estimate(self, cifar10: str | None) -> Estimate:
+        """What its training takes, from a few iterations of it on this machine."""
+        reading = ImageOptions(conditional=self.conditional)
+        return api.estimate(images_of(self.data, cifar10), preset=self.preset, reading=reading, limit=self.limit)
+
+
+def images_of(data: str, cifar10: str | None) -> str:
+    """The path of a recipe's images, which are rendered where that can be done."""
+    if data != CIFAR10:
+        return str(builtin.avatars(DATA / data, **AVATARS))
+    if cifar10 is None:
+        raise ZsemError("these models are of CIFAR-10: add --cifar10 with the path of its folder or archive")
+    return cifar10
+
+
+def cost(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
+    """Print what the training of each model takes."""
+    print("| model | what for | parameters, millions | images/s | images | time | done |", "|---" * 7 + "|", sep="\n")
+    whole = 0.0
+    for name, recipe in recipes.items():
+        measured, done = recipe.estimate(cifar10), recipe.done(name)
+        seconds = measured.seconds(recipe.images)
+        whole += seconds * (1 - done)
+        print(
+            f"| {name} | {recipe.says} | {measured.parameters / 1e6:.1f} | {measured.images_per_second:.0f} "
+            f"| {recipe.images:,} | {clock(seconds)} | {done:.0%} |",
+            flush=True,
+        )  # fmt: skip
+    print(f"\n{clock(whole)} (h:mm:ss) to go")
+
+
+def train(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
+    """Train every model that is not trained to its end. SystemExit: a signal asked to stop."""
+    for name, recipe in recipes.items():
+        if recipe.done(name) >= 1:
+            continue
+        run = recipe.run(name)
+        api.train(
+            images_of(recipe.data, cifar10), run, preset=recipe.preset, iterations=recipe.iterations,
+            reading=ImageOptions(conditional=recipe.conditional), resume=(run / "run.json").exists(),
+            limit=recipe.limit, say=lambda line, name=name: print(f"{name}: {line}", flush=True),
+        )  # fmt: skip
+        if recipe.done(name) < 1:  # the loop ends orderly then, and the next model would begin
+            raise SystemExit(f"{name} was stopped; the same command goes on with it")
+
+
+def trained(recipe: Recipe, name: str, command: str, kind: type[Model] = Model) -> Any:
+    """The model of a recipe. ZsemError: it is not trained to its end, which `command` would do."""
+    done = recipe.done(name)
+    if not done:
+        raise ZsemError(f"{name} is not trained yet: `{command}`")
+    if done < 1:
+        raise ZsemError(f"{name} is trained in part only: `{command}` goes on")
+    return api.load(recipe.run(name), kind=kind)
+
+
+def kept(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Figures, found in their file or made and kept there, with the seconds that took."""
+    if not path.exists():
+        started = time.perf_counter()
+        figures = {**work(), "seconds": round(time.perf_counter() - started, 1)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, (json.dumps(figures, indent=2) + "\n").encode())
+        print(f"{path.stem}: {figures['seconds']} s", flush=True)
+    return json.loads(path.read_text())
