@@ -4,8 +4,8 @@
     python -m experiments.cifar10 --cifar10 FILE [--parts PART ..] [--number 1000] [--out runs/cifar10]
 
 FILE: CIFAR-10 as a folder or archive of class folders below train and test. Every set of samples is judged once and its
-figures kept in OUT/cells by model and number, so that a stopped run goes on; OUT/report.md and its pictures are written
-anew each time.
+figures kept in OUT/cells by models and number, so that a stopped run goes on; OUT/report.md and its pictures are
+written anew each time.
 
 guidance      class accuracy by an independent classifier of clean images, FD-EffLite0, precision and recall over scales
               of classifier-free guidance, and of a classifier's guidance of samples that are told no class
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from experiments.models import class_judge, finished
-from experiments.runs import RUNS, kept
+from experiments.runs import RUNS, digest, kept
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -84,6 +84,8 @@ class Study:
         self.classifier: NoisyClassifier = finished("cifar10-classifier", NoisyClassifier)
         self.judge = class_judge(self.images, RUNS / "cifar10-judge")
         self.network = load_efficientnet_lite0()
+        others = (finished(name) for name in ("cifar10-vae", "cifar10-gan"))
+        self.stamp = digest([model.stamp for model in (self.model, self.classifier, self.judge, *others)])
 
     @functools.cached_property
     def reference(self) -> Distribution:
@@ -92,7 +94,7 @@ class Study:
 
     def cell(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of one cell, found in its file or made and kept there."""
-        return kept(self.out / "cells" / f"{self.model.stamp[:8]}-{self.number}" / f"{name}.json", work)
+        return kept(self.out / "cells" / f"{self.stamp}-{self.number}" / f"{name}.json", work)
 
     def samples(self, number: int, *, seed: int = 0, told: bool = True, **settings: Any) -> Iterator[Tensor]:
         """Samples of all classes in turn, batch by batch; `told` False leaves the class to a classifier's guidance."""

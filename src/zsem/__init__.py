@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from zsem.diffusion.guidance import ClassifierGuidance, Extrapolate, SemanticGuidance
     from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
     from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.models.classifier import NoisyClassifier
+    from zsem.models.diffusion import DiffusionModel
     from zsem.training.images import ImageOptions
     from zsem.values.codes import Codes, Noise
     from zsem.values.direction import Direction
@@ -36,6 +38,8 @@ _HOMES = {
     "zsem.diffusion.guidance": ("ClassifierGuidance", "Extrapolate", "SemanticGuidance"),
     "zsem.diffusion.schedule": ("NoiseSchedule", "TimeGrid"),
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
+    "zsem.models.classifier": ("NoisyClassifier",),
+    "zsem.models.diffusion": ("DiffusionModel",),
     "zsem.training.images": ("ImageOptions",),
     "zsem.values.codes": ("Codes", "Noise"),
     "zsem.values.direction": ("Direction",),
@@ -49,6 +53,7 @@ __all__ = [
     "Codes",
     "Condition",
     "DiffusionAutoencoder",
+    "DiffusionModel",
     "Direction",
     "Extrapolate",
     "ImageOptions",
@@ -57,6 +62,7 @@ __all__ = [
     "NetworkDenoiser",
     "Noise",
     "NoiseSchedule",
+    "NoisyClassifier",
     "Prediction",
     "SemanticGuidance",
     "TimeGrid",

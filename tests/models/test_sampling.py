@@ -245,6 +245,8 @@ def test_settings_that_cannot_be(settings, told):
 def test_guidance_that_cannot_be(plain, guidable, judge):
     with pytest.raises(ZsemError, match="no classes"):
         plain.sample(1, guidance_scale=2.0)
+    with pytest.raises(ZsemError, match="guidance_scale must be a finite number, not nan"):
+        guidable.sample(1, classes=0, guidance_scale=float("nan"))
     with pytest.raises(ZsemError, match="mean form"):
         plain.sample(1, classes=0, classifier=judge, classifier_scale=1, classifier_form="mean")
     with pytest.raises(ZsemError, match="classes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -64,6 +65,9 @@ class Sampling:
         """Raise ZsemError where the settings contradict each other or ask for what a model was not trained for."""
         if self.solver not in SOLVERS:
             raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
+        for name in ("guidance_scale", "classifier_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ZsemError(f"{name} must be a finite number, not {getattr(self, name)}")
         if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
             raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
         if not 0 <= self.guidance_rescale <= 1:
@@ -80,6 +84,12 @@ class Sampling:
                 "this model never saw an image without its class (class_dropout is 0), so there is nothing to "
                 "extrapolate from: leave guidance_scale at 1, or use a classifier"
             )
+        self._check_classifier(image_shape, num_classes, class_names)
+
+    def _check_classifier(
+        self, image_shape: tuple[int, int, int], num_classes: int | None, class_names: tuple[str, ...]
+    ) -> None:
+        """The same of the classifier and what belongs to it."""
         if self.classifier is None:
             if self.classifier_scale != 0:
                 raise ZsemError("classifier_scale is given without a classifier: name one, or leave the scale at 0")
