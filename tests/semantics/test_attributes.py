@@ -191,23 +191,25 @@ def test_real_values_are_moved_to_themselves(small_model):
     assert leak == pytest.approx(abs(float(change)) / found["age"].scale, rel=1e-5)
 
 
-def test_logits_are_calibrated_on_images_that_the_probe_has_not_seen(semantics):
-    codes, labels = simulated(4000, 29)
-    blurred = codes + 2 * generator(30).standard_normal(codes.shape)
-    x, y = blurred[:150], labels[:150, 0]
-    loose = Probe(C=100.0).fit(x, y)
+def test_logits_are_calibrated_on_images_that_the_probe_has_not_seen(small_model):
+    weight = 0.25 * generator(29).standard_normal(64)
+    x = generator(30).standard_normal((4400, 64))
+    y = (generator(31).random(4400) < 1 / (1 + np.exp(-x @ weight))).astype(float)
 
     def slope(probe: Probe) -> float:
-        logits = probe.decision_function(blurred[150:])[:, None]
-        return float(LogisticRegression(C=1e6).fit(logits, labels[150:, 0]).coef_[0, 0])
+        """Of the true logit on the probe's: 1 where it is as sure as it should be."""
+        logits = probe.decision_function(x[400:])[:, None]
+        return float(LogisticRegression(C=1e6).fit(logits, y[400:]).coef_[0, 0])
 
-    assert slope(loose) < 0.6 and 0.7 < slope(loose.calibrated(x, y)) < 1.5
-    z = torch.from_numpy(codes).float()
-    for i, name in enumerate(NAMES):
-        score = semantics.score(z, name)
-        for low in (0.1, 0.5):
-            some = (score > low) & (score < low + 0.4)
-            assert labels[some, i].mean() == pytest.approx(score[some].mean(), abs=0.12)
+    too_sure, too_shy = (Probe(C=c).fit(x[:400], y[:400]) for c in (100.0, 1e-3))
+    assert slope(too_sure) < 0.7 and slope(too_shy) > 2
+    for probe in (too_sure, too_shy):
+        assert slope(probe.calibrated(x[:400], y[:400])) == pytest.approx(1, abs=0.25)
+    found = learn(x[:400], {"smile": y[:400]}, model_for(x[:400], small_model))
+    score = found.score(torch.from_numpy(x[400:]), "smile")
+    for low in (0.05, 0.35, 0.65):
+        some = (score > low) & (score < low + 0.3)
+        assert y[400:][some].mean() == pytest.approx(score[some].mean(), abs=0.06)
 
 
 def test_groups_are_never_divided_in_halves():

@@ -36,6 +36,8 @@ ALPHA_GRID = tuple(10.0**k for k in range(-1, 6))
 """Strengths of the ridge probe's penalty."""
 
 FOLDS = 3
+CALIBRATION_FOLDS = 10
+"""More of them, because a probe of fewer images is less sure, and would be corrected for what it is not."""
 RESAMPLES = 1000
 LEVEL = 0.95
 BOOTSTRAP_DRAW, PERMUTATION_DRAW = 0, 1  # the last integer of a draw's name: what the draw is for
@@ -109,20 +111,20 @@ class Probe(BaseEstimator):
         search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": C_GRID}, scoring="neg_log_loss", cv=parts)
         return search.fit(x, y).best_estimator_
 
-    def _folds(self, y: np.ndarray, groups: np.ndarray | None) -> Parts | None:
+    def _folds(self, y: np.ndarray, groups: np.ndarray | None, most: int = FOLDS) -> Parts | None:
         """Training and test images of every fold; None for real values without groups: one fold for every image."""
         if not self.binary_:
             if groups is None:
                 return None
-            number = min(FOLDS, len(np.unique(groups)))
+            number = min(most, len(np.unique(groups)))
             return list(GroupKFold(number).split(y, y, groups)) if number > 1 else None
         if groups is None:
-            folds = StratifiedKFold(min(FOLDS, np.bincount(y.astype(int)).min()), shuffle=True, random_state=self.seed)
+            folds = StratifiedKFold(min(most, np.bincount(y.astype(int)).min()), shuffle=True, random_state=self.seed)
             return list(folds.split(y, y))
         number = min(len(np.unique(groups[y == kind])) for kind in (0, 1))
         if number < 2:
             raise ZsemError("a probe needs images with 0 and with 1 from at least two groups each: give more of them")
-        folds = StratifiedGroupKFold(min(FOLDS, number), shuffle=True, random_state=self.seed)
+        folds = StratifiedGroupKFold(min(most, number), shuffle=True, random_state=self.seed)
         # groups may be so unequal that a fold has one kind of label alone
         parts = [part for part in folds.split(y, y, groups) if all(len(np.unique(y[rows])) == 2 for rows in part)]
         if not parts:
@@ -139,7 +141,7 @@ class Probe(BaseEstimator):
             return self
         x, y = labelled(codes, labels)
         scores, kinds = [], []
-        for train, test in self._folds(y, _known(labels, groups)) or []:
+        for train, test in self._folds(y, _known(labels, groups), CALIBRATION_FOLDS) or []:
             if np.bincount(y[train].astype(int), minlength=2).min() > 1:
                 scores.append(Probe(C=self.penalty_).fit(x[train], y[train]).decision_function(x[test]))
                 kinds.append(y[test])
