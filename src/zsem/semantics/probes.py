@@ -5,7 +5,7 @@ A probe works on any array [n, d]: normalised z, h, pixels, or the principal com
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,17 +97,23 @@ class Probe(BaseEstimator):
         mean, scale = x.mean(0), x.std(0)
         scale[scale == 0] = 1
         x = (x - mean) / scale
-        parts = self._folds(y, _known(labels, groups))
+        x, back = in_row_space(x)
+        members = _known(labels, groups)
         # Any: scikit-learn's learned attributes have no types
-        fitted: Any = self._logistic(x, y, parts) if self.binary_ else RidgeCV(ALPHA_GRID, cv=parts).fit(x, y)
+        fitted: Any = None
+        if self.binary_:
+            fitted = self._logistic(x, y, members)
+        else:
+            fitted = RidgeCV(ALPHA_GRID, cv=self._folds(y, members)).fit(x, y)
         self.penalty_ = float(fitted.C if self.binary_ else fitted.alpha_)
-        self.coef_ = fitted.coef_.reshape(-1) / scale
+        self.coef_ = back(fitted.coef_.reshape(-1)) / scale
         self.intercept_ = float(np.asarray(fitted.intercept_).reshape(-1)[0] - self.coef_ @ mean)
         return self
 
-    def _logistic(self, x: np.ndarray, y: np.ndarray, parts: Parts | None) -> Any:
+    def _logistic(self, x: np.ndarray, y: np.ndarray, members: np.ndarray | None) -> Any:
         if self.C is not None:
             return LogisticRegression(C=self.C, max_iter=1000).fit(x, y)
+        parts = self._folds(y, members)
         search = GridSearchCV(LogisticRegression(max_iter=1000), {"C": C_GRID}, scoring="neg_log_loss", cv=parts)
         return search.fit(x, y).best_estimator_
 
@@ -299,19 +305,42 @@ def r2(
 
 
 def pca_baseline(
-    train_pixels: Shaped[Tensor, "n ..."], test_pixels: Shaped[Tensor, "m ..."], dims: int, *, seed: int = 0
+    train_pixels: Shaped[Tensor, "n ..."],
+    test_pixels: Shaped[Tensor, "m ..."],
+    dims: int,
+    *,
+    unlabelled: Shaped[Tensor, "k ..."] | None = None,
+    seed: int = 0,
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
     """Principal components of pixels, fitted to the training images: codes without any learning, for the same probe.
 
     dims: how many, as many as the codes that they are compared with.
-    Raises ZsemError where there are fewer training images or pixels than that.
+    unlabelled: training images that components are fitted to instead, which need no labels.
+    Raises ZsemError where there are fewer of those, or fewer pixels, than components.
     """
-    both = train_pixels, test_pixels
-    train, test = (np.asarray(pixels, dtype=np.float32).reshape(len(pixels), -1) for pixels in both)
-    if dims > min(train.shape):
-        raise ZsemError(f"{dims} principal components need as many training images and pixels, not {min(train.shape)}")
-    pca = PCA(dims, svd_solver="randomized", random_state=seed).fit(train)
+    sets = train_pixels, test_pixels, train_pixels if unlabelled is None else unlabelled
+    train, test, fitted = (np.asarray(pixels, dtype=np.float32).reshape(len(pixels), -1) for pixels in sets)
+    if dims > min(fitted.shape):
+        raise ZsemError(f"{dims} principal components need as many training images and pixels, not {min(fitted.shape)}")
+    pca = PCA(dims, svd_solver="randomized", random_state=seed).fit(fitted)
     return pca.transform(train), pca.transform(test)
+
+
+def in_row_space(
+    x: Float[np.ndarray, "n d"],
+) -> tuple[Float[np.ndarray, "n k"], Callable[[np.ndarray], np.ndarray]]:
+    """The same codes in as few numbers as there are codes, and how weights [k] of those become weights [d].
+
+    Weights with an L2 penalty never leave the span of the codes, so that nothing is lost, and fitting to 12,000 pixels
+    of 1,000 images is ten times quicker. Codes with fewer numbers than there are of them come back as they are.
+    """
+    number, dims = x.shape
+    if dims <= number or not x.any():
+        return x, lambda weights: weights
+    values, vectors = np.linalg.eigh(x @ x.T)
+    there = values > values.max() * number * np.finfo(x.dtype).eps
+    sizes, vectors = np.sqrt(values[there]), vectors[:, there]
+    return vectors * sizes, lambda weights: x.T @ (vectors @ (weights / sizes))
 
 
 def group_numbers(groups: Sequence[str] | None, chosen: np.ndarray) -> Int64[np.ndarray, " n"]:
