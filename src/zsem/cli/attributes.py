@@ -49,6 +49,8 @@ class Attributes(Command):
     """held-out images to judge on at most"""
     out: Annotated[str | None, arg(metavar="DIR")] = None
     """folder for what was learned, in place of RUN/semantics"""
+    resamples: int = 1000
+    """bootstrap samples of an interval, and permutations of a p-value"""
     seed: int = 0
     """of folds, intervals and permutations"""
 
@@ -59,16 +61,16 @@ class Attributes(Command):
         from zsem.models.vae import VariationalAutoencoder
         from zsem.values.files import write_whole
 
-        for name, value, least in (("labels", self.labels, 4), ("held-out", self.held_out, 2), ("seed", self.seed, 0)):
-            if value < least:
-                raise ZsemError(f"--{name} must be at least {least}, not {value}")
+        for name, least in (("labels", 4), ("held_out", 2), ("resamples", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ZsemError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
         out = semantics_folder(self.model, self.out)
         model = open_autoencoder(self.model)
         vae = None if self.vae is None else api.load(self.vae, kind=VariationalAutoencoder)
         found = with_labels(open_images(self.data, model, as_trained=True), self.annotations)
         judged = judge_attributes(
             model, found.images, classes=found.classes, vae=vae, judge=self._judge(found.images),
-            labels=self.labels, held_out=self.held_out, seed=self.seed, say=say,
+            labels=self.labels, held_out=self.held_out, resamples=self.resamples, seed=self.seed, say=say,
         )  # fmt: skip
         figures = {**judged.figures, "mean": mean_scores(judged.attributes), "out": str(out)}
         judged.semantics.save(out)

@@ -149,4 +149,4 @@ def names_in(text: str | None) -> list[str]:
 
 def text(value: str | float | None) -> str:
     """A cell of the table."""
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else value
+    return "" if value is None else value if isinstance(value, str) else f"{value:.3f}"

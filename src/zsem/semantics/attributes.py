@@ -32,8 +32,6 @@ IMPORTED = "directions.safetensors"
 """Classifiers of an imported checkpoint; `Semantics` reads this file and never writes it."""
 LEAST, MOST = 0.001, 0.999
 """Probabilities that are asked for lie between these: 0 and 1 are infinitely far."""
-GUARD = 3.0
-"""Sigma: a longer step takes codes where the decoder has seen none."""
 UNKNOWN = Choice(g=1.0, lam=0.0)
 """The logistic direction, for classifiers without labelled images."""
 AGAIN = "learn it again with `zsem attributes`"
@@ -131,16 +129,16 @@ class Semantics:
         amounts = goals - self._logits(self.normalised(z), list(targets))
         steps = amounts @ self._steps(list(targets), keep, method).T
         sigma = directions.lengths(steps, to_float64(self.covariance))
-        far = sigma > GUARD
+        far = sigma > directions.GUARD
         if far.any():
             what = "was shortened to three" if clamp else "the decoder may not follow: ask for less, or clamp"
             warnings.warn(
-                f"the edit takes {far.sum()} of {len(z)} codes further than {GUARD:g} sigma "
+                f"the edit takes {far.sum()} of {len(z)} codes further than {directions.GUARD:g} sigma "
                 f"(up to {sigma.max():.1f}); {what}",
                 stacklevel=2,
             )
             if clamp:
-                steps[far] *= (GUARD / sigma[far])[:, None]
+                steps[far] *= (directions.GUARD / sigma[far])[:, None]
         return z + (torch.from_numpy(steps) * self.std.double().cpu()).to(z)
 
     def leakage(self, direction: Direction) -> float | None:
@@ -192,7 +190,9 @@ class Semantics:
         Raises ZsemError where there is neither, a file is damaged, or belongs to another model.
         """
         folder = Path(folder)
-        found = _read(folder / FILE, model.stamp) if (folder / FILE).exists() else None
+        found = read_semantics(folder / FILE) if (folder / FILE).exists() else None
+        if found is not None:
+            _check_stamp(folder / FILE, found.model, model.stamp)
         classifiers = load_directions(folder / IMPORTED) if (folder / IMPORTED).exists() else []
         imported = {
             d.name: Attribute(probe=directions.logistic(d), binary=True)
@@ -313,7 +313,8 @@ def _entry(name: str, attribute: Attribute) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(path: Path, stamp: str) -> Semantics:
+def read_semantics(path: Path) -> Semantics:
+    """What `Semantics.save` wrote, whatever its model. Raises ZsemError where the file is damaged or foreign."""
     import safetensors
 
     tensors = read_tensors(path, AGAIN)
@@ -324,8 +325,7 @@ def _read(path: Path, stamp: str) -> Semantics:
     if metadata.get("version") != str(FORMAT_VERSION):
         raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {FORMAT_VERSION}")
     known = json.loads(metadata["semantics"])
-    _check_stamp(path, known["model"], stamp)
-    attributes = {}
+    stamp, attributes = known["model"], {}
     for entry, vector, centres in zip(known["attributes"], tensors["vectors"], tensors["centres"], strict=True):
         name = entry["name"]
         probe = Direction(

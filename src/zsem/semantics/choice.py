@@ -1,14 +1,14 @@
 """Which member of the closed-form family of directions to use, found without looking at a picture.
 
 The labelled codes are halved. Directions are made from one half; what they do is read by probes of all attributes that
-were fitted to the other half, and by its covariance; then the halves change places. For a step that changes the
-target's independent probe by one
+were fitted to the other half, and by its covariance; then the halves change places, and other halves are drawn. For a
+step that changes the target's independent probe by one
 
     leakage   mean change of the other attributes' independent probes, in logits (standard deviations for real values)
     length    its Mahalanobis length, in sigma: how far codes are taken from those that there are
 
-Both count as shares of what the logistic direction has; the member with the least sum is chosen. So a direction may be
-twice as long where it halves the leakage, and a step that leaves the codes wins nothing by leaking less.
+and the member with the least leakage + length / 3 is chosen: the length counts as a share of the three sigma beyond
+which edits are warned of. Both are absolute, because shares of what the logistic direction has are as noisy as that is.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from zsem.semantics.directions import Rows, Square, cost, lengths, shrunk_covariance
+from zsem.semantics.directions import GUARD, Rows, Square, cost, lengths, shrunk_covariance
 from zsem.semantics.probes import Probe, group_numbers, is_binary
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
 
 G_GRID = (0.0, 0.1, 1.0)
 LAM_GRID = (0.0, 1.0, 10.0, 1e3)
-LOGISTIC = (1.0, 0.0)
+HALVINGS = 4
+"""How often labels are halved: the leakage of one halving is uncertain by half of itself."""
 HALVES_DRAW = 2  # the last integer of a draw's name: what the draw is for
 EXPECTED = 5
 """Images that should have both of two attributes by chance; where none has, they are taken as mutually exclusive."""
@@ -63,14 +64,18 @@ def choose(
     exclusive: by attribute, the attributes that it excludes, which are not held still.
     groups: what belongs together and is not divided.
     """
-    first = halves(len(codes), groups, seed)
-    parts = [_Half(codes[part], {k: v[part] for k, v in labels.items()}, probes) for part in (first, ~first)]
-    return {name: _choice(name, parts, exclusive[name]) for name in labels}
+    pairs = []
+    for halving in range(HALVINGS):
+        first = halves(len(codes), groups, seed, halving)
+        parts = (_Half(codes[part], {k: v[part] for k, v in labels.items()}, probes) for part in (first, ~first))
+        one, other = parts
+        pairs += [(one, other), (other, one)]
+    return {name: _choice(name, pairs, exclusive[name]) for name in labels}
 
 
-def halves(number: int, groups: Sequence[str] | None, seed: int) -> np.ndarray:
+def halves(number: int, groups: Sequence[str] | None, seed: int, halving: int = 0) -> np.ndarray:
     """Which images are in the first half, bool [number]; groups stay whole."""
-    rng = generator(seed, HALVES_DRAW)
+    rng = generator(seed, halving, HALVES_DRAW)
     member = group_numbers(groups, np.ones(number, dtype=bool))
     sizes = np.bincount(member)
     order = rng.permutation(len(sizes))
@@ -126,42 +131,38 @@ class _Half:
         return np.array(rows).reshape(len(rows), len(self.covariance))
 
 
-def _choice(name: str, parts: Sequence[_Half], exclusive: Sequence[str]) -> Choice:
-    if any(name not in part.weights for part in parts):
-        return Choice()
-    members = [(g, lam) for g in G_GRID for lam in LAM_GRID]
-    seen = {member: _expected(name, parts, exclusive, *member) for member in members}
-    base = seen[LOGISTIC]
-    if base is None:
-        return Choice()
-
-    def badness(member: tuple[float, float]) -> float:
-        found = seen[member]
-        if found is None:
-            return np.inf
-        leakage = found[0] / base[0] if base[0] else 0.0
-        return leakage + found[1] / base[1]
-
-    best = min(members, key=badness)
-    found = seen[best]
-    assert found is not None  # at worst it is the logistic direction
-    held = all(len(part.others(name, exclusive)) for part in parts)
-    return Choice(g=best[0], lam=best[1], leakage=found[0] if held else None, length=found[1], success=found[2])
+def _choice(name: str, pairs: Sequence[tuple[_Half, _Half]], exclusive: Sequence[str]) -> Choice:
+    usable = [pair for pair in pairs if all(name in half.weights for half in pair)]
+    best, least = Choice(), np.inf
+    for g in G_GRID:
+        for lam in LAM_GRID:
+            found = _expected(name, usable, exclusive, g, lam)
+            if found is None:
+                continue
+            leakage, length, success = found
+            badness = (leakage or 0.0) + length / GUARD
+            if badness < least:
+                best, least = Choice(g=g, lam=lam, leakage=leakage, length=length, success=success), badness
+    return best
 
 
 def _expected(
-    name: str, parts: Sequence[_Half], exclusive: Sequence[str], g: float, lam: float
-) -> tuple[float, float, float] | None:
-    """Leakage, length and success of a member, means over both ways; None where the independent probe sees no rise."""
-    found = []
-    for own, judge in (parts, parts[::-1]):
+    name: str, pairs: Sequence[tuple[_Half, _Half]], exclusive: Sequence[str], g: float, lam: float
+) -> tuple[float | None, float, float] | None:
+    """Leakage, length and success of a member; None where the independent probes see no rise.
+
+    Changes are averaged over halvings before they are divided by the success, which alone may come near to nothing.
+    """
+    if not pairs:
+        return None
+    changes, sigma, rises = [], [], []
+    for own, judge in pairs:
         step = np.linalg.solve(cost(own.covariance, own.others(name, exclusive), g=g, lam=lam), own.weights[name])
         step /= own.weights[name] @ step
-        success = float(judge.weights[name] @ step)
-        if success <= 0:
-            return None
-        others = judge.others(name, exclusive) @ step
-        leakage = float(np.abs(others).mean()) / success if len(others) else 0.0
-        found.append((leakage, float(lengths(step[None], judge.covariance)[0]) / success, success))
-    leakage, length, success = np.mean(found, axis=0)
-    return float(leakage), float(length), float(success)
+        rises.append(judge.weights[name] @ step)
+        changes += np.abs(judge.others(name, exclusive) @ step).tolist()
+        sigma.append(lengths(step[None], judge.covariance)[0])
+    success = float(np.mean(rises))
+    if success <= 0:
+        return None
+    return float(np.mean(changes)) / success if changes else None, float(np.mean(sigma)) / success, success

@@ -31,6 +31,8 @@ Vector = Float[np.ndarray, " d"]
 Rows = Float[np.ndarray, "m d"]
 Square = Float[np.ndarray, "d d"]
 
+GUARD = 3.0
+"""Sigma (Mahalanobis): a longer step takes codes where the decoder has seen none."""
 PARALLEL = 1e-8
 """So much of a gradient, as a share of its squared length, must be left when others are held still."""
 SILU_NODES = 32  # of the Gauss quadrature; the mean slope of SiLU is then exact to 1e-6 for deviations up to 3
