@@ -55,7 +55,7 @@ def test_the_figures_are_those_of_scikit_learn(judged, small_model, labelled_dis
     truth = test.attributes["red"][there]
     row = judged.attributes["red"]
     assert row.z.n == there.sum() < 80
-    pixels = [part.pixels.flatten(1).numpy() for part in (train, test)]
+    pixels = [part.pixels.flatten(1).float().numpy() for part in (train, test)]
     chosen = Probe().fit(pixels[0], train.attributes["red"]).penalty_
     theirs = make_pipeline(StandardScaler(), LogisticRegression(C=chosen, max_iter=1000)).fit(
         pixels[0][known], train.attributes["red"][known]

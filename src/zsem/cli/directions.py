@@ -99,10 +99,11 @@ class Directions(Command):
         """Learned from DATA, else what is there."""
         from zsem.data.annotations import with_labels
         from zsem.evaluation.attributes import labelled_part
+        from zsem.models.base import find_model
         from zsem.semantics.attributes import Semantics, learn
 
         if self.data is None:
-            folder = self.semantics or semantics_folder(self.model, None)
+            folder = Path(self.semantics) if self.semantics else find_model(self.model) / "semantics"
             return Semantics.load(folder, model)
         found = with_labels(open_images(self.data, model, split="train"), self.annotations)
         images = labelled_part(found.images).limit(self.limit)
