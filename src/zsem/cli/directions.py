@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from tyro.conf import Positional, arg
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zsem.models.autoencoder import DiffusionAutoencoder
-    from zsem.semantics.attributes import Semantics
+    from zsem.semantics.attributes import Method, Semantics
     from zsem.values.direction import Direction
 
 ATTRIBUTE_METHODS = ("logistic", "mean", "constrained")
@@ -29,7 +29,8 @@ class Directions(Command):
 
     logistic (DiffAE's), mean (difference of mean codes) and constrained (least leakage) are of attributes: those that
     `zsem attributes` has learned, or with DATA those that its labels tell. pca needs DATA, sefa nothing but the model.
-    The table has the length of an amount of 1 in sigma, and how much other attributes change for one of its own.
+    The table has the length of an amount of 1 in sigma, and how much other attributes are expected to change for one of
+    its own, by probes of other images.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -61,7 +62,7 @@ class Directions(Command):
         model = open_autoencoder(self.model)
         if self.method in ATTRIBUTE_METHODS:
             semantics = self._semantics(model)
-            found = [(d, semantics.sigma(d), semantics.leakage(d)) for d in self._of_attributes(semantics)]
+            found = self._of_attributes(semantics)
         else:
             found = self._components(model)
         stems = file_stems([self._file(direction.name) for direction, _, _ in found], len(found))
@@ -111,11 +112,12 @@ class Directions(Command):
         z = model.encode(images, noise=False, batch_size=64).z
         return learn(z, images.attributes, model, classes=found.classes, groups=images.groups or None)
 
-    def _of_attributes(self, semantics: Semantics) -> list[Direction]:
-        keep = names_in(self.keep)
+    def _of_attributes(self, semantics: Semantics) -> list[tuple[Direction, float, float | None]]:
+        """Directions with their lengths and the leakage that is expected, which is not known where some are kept."""
+        keep, method = names_in(self.keep), cast("Method", self.method)
         names = names_in(self.attribute) or [name for name in semantics.attributes if name not in keep]
-        method: Any = self.method
-        return [semantics.direction(name, method, keep) for name in names]
+        found = [(name, semantics.direction(name, method, keep)) for name in names]
+        return [(d, semantics.sigma(d), None if keep else semantics.leakage(name, method)) for name, d in found]
 
     def _components(self, model: DiffusionAutoencoder) -> list[tuple[Direction, float | None, None]]:
         """Directions of pca or sefa, with their lengths where codes of images are there to measure them."""

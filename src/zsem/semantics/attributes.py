@@ -141,21 +141,14 @@ class Semantics:
                 steps[far] *= (directions.GUARD / sigma[far])[:, None]
         return z + (torch.from_numpy(steps) * self.std.double().cpu()).to(z)
 
-    def leakage(self, direction: Direction) -> float | None:
-        """Mean change of other attributes' scores for a change by 1 of the direction's own, by this model's probes.
+    def leakage(self, name: str, method: Method = "constrained") -> float | None:
+        """Mean change of other attributes expected for a change of this one's score by 1 along its direction.
 
-        Of all that do not exclude it, in logits, or standard deviations for real values. None where there is no other,
-        or the direction is none of an attribute.
+        Of all that do not exclude it, in logits, or standard deviations for real values, as `zsem.semantics.choice`
+        read it off codes that the direction was not made from. None where there is no other, or too few labels.
         """
-        if direction.name not in self.attributes:
-            return None
-        own = self[direction.name]
-        others = [name for name in self.attributes if name not in {direction.name, *own.exclusive}]
-        if not others:
-            return None
-        vector = to_float64(direction.vector)
-        changes = np.abs(self._weights(others, scaled=True) @ vector)
-        return float(changes.mean() / abs(self._weights([direction.name], scaled=True)[0] @ vector))
+        choice = self[name].choice
+        return choice.leakage if method == "constrained" else choice.baselines.get(method)
 
     def sigma(self, direction: Direction) -> float:
         """Mahalanobis length of an amount of 1."""

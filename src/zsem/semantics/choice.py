@@ -13,13 +13,13 @@ which edits are warned of. Both are absolute, because shares of what the logisti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 
-from zsem.semantics.directions import GUARD, Rows, Square, cost, lengths, shrunk_covariance
+from zsem.semantics.directions import GUARD, Rows, Square, class_centres, cost, lengths, shrunk_covariance
 from zsem.semantics.probes import Probe, group_numbers, is_binary
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
@@ -47,6 +47,8 @@ class Choice:
     """expected length in sigma for a change of the target by 1; None where there are too few labels"""
     success: float | None = None
     """what the independent probe sees of a change by 1; None where there are too few labels"""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """expected leakage of the directions "logistic" and "mean", as far as it can be told"""
 
 
 def choose(
@@ -117,6 +119,7 @@ class _Half:
     def __init__(self, codes: Rows, labels: Mapping[str, Float[np.ndarray, " m"]], probes: Mapping[str, Probe]) -> None:
         self.covariance: Square = shrunk_covariance(codes)
         self.weights: dict[str, np.ndarray] = {}
+        self.differences: dict[str, np.ndarray] = {}
         for name, values in labels.items():
             try:
                 fitted = Probe(C=probes[name].penalty_ if probes[name].binary_ else None).fit(codes, values)
@@ -124,6 +127,8 @@ class _Half:
                 continue
             if fitted.binary_ == probes[name].binary_ and fitted.coef_.any():
                 self.weights[name] = fitted.coef_ / label_scale(values)
+                without, having = class_centres(codes, values)
+                self.differences[name] = having - without
 
     def others(self, name: str, exclusive: Sequence[str]) -> Rows:
         """Gradients of the attributes that are held still, [m, d]."""
@@ -133,23 +138,39 @@ class _Half:
 
 def _choice(name: str, pairs: Sequence[tuple[_Half, _Half]], exclusive: Sequence[str]) -> Choice:
     usable = [pair for pair in pairs if all(name in half.weights for half in pair)]
+
+    def member(g: float, lam: float) -> Callable[[_Half], np.ndarray]:
+        return lambda own: np.linalg.solve(
+            cost(own.covariance, own.others(name, exclusive), g=g, lam=lam), own.weights[name]
+        )
+
     best, least = Choice(), np.inf
     for g in G_GRID:
         for lam in LAM_GRID:
-            found = _expected(name, usable, exclusive, g, lam)
+            found = _expected(name, usable, exclusive, member(g, lam))
             if found is None:
                 continue
             leakage, length, success = found
             badness = (leakage or 0.0) + length / GUARD
             if badness < least:
                 best, least = Choice(g=g, lam=lam, leakage=leakage, length=length, success=success), badness
-    return best
+    steps: dict[str, Callable[[_Half], np.ndarray]] = {
+        "logistic": lambda own: own.weights[name],
+        "mean": lambda own: own.differences[name],
+    }
+    seen = {method: _expected(name, usable, exclusive, step) for method, step in steps.items()}
+    return replace(
+        best, baselines={method: found[0] for method, found in seen.items() if found and found[0] is not None}
+    )
 
 
 def _expected(
-    name: str, pairs: Sequence[tuple[_Half, _Half]], exclusive: Sequence[str], g: float, lam: float
+    name: str,
+    pairs: Sequence[tuple[_Half, _Half]],
+    exclusive: Sequence[str],
+    step_of: Callable[[_Half], np.ndarray],
 ) -> tuple[float | None, float, float] | None:
-    """Leakage, length and success of a member; None where the independent probes see no rise.
+    """Leakage, length and success of a way to make steps; None where the independent probes see no rise.
 
     Changes are averaged over halvings before they are divided by the success, which alone may come near to nothing.
     """
@@ -157,8 +178,8 @@ def _expected(
         return None
     changes, sigma, rises = [], [], []
     for own, judge in pairs:
-        step = np.linalg.solve(cost(own.covariance, own.others(name, exclusive), g=g, lam=lam), own.weights[name])
-        step /= own.weights[name] @ step
+        step = step_of(own)
+        step = step / (own.weights[name] @ step)
         rises.append(judge.weights[name] @ step)
         changes += np.abs(judge.others(name, exclusive) @ step).tolist()
         sigma.append(lengths(step[None], judge.covariance)[0])
