@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zsem.diffusion.guidance import ClassifierGuidance, Extrapolate, SemanticGuidance
     from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
     from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.semantics.attributes import Semantics
     from zsem.training.images import ImageOptions
     from zsem.values.codes import Codes, Noise
     from zsem.values.direction import Direction
@@ -36,6 +37,7 @@ _HOMES = {
     "zsem.diffusion.guidance": ("ClassifierGuidance", "Extrapolate", "SemanticGuidance"),
     "zsem.diffusion.schedule": ("NoiseSchedule", "TimeGrid"),
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
+    "zsem.semantics.attributes": ("Semantics",),
     "zsem.training.images": ("ImageOptions",),
     "zsem.values.codes": ("Codes", "Noise"),
     "zsem.values.direction": ("Direction",),
@@ -59,6 +61,7 @@ __all__ = [
     "NoiseSchedule",
     "Prediction",
     "SemanticGuidance",
+    "Semantics",
     "TimeGrid",
     "ZsemError",
     "bind",

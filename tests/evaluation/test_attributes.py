@@ -131,6 +131,20 @@ def test_attributes_without_labels_are_left_out_by_name(small_model, labelled_di
         judge_attributes(small_model, replace(images, attributes={"unseen": unseen}), say=quiet)
 
 
+def test_attributes_of_a_single_patient_are_left_out(labelled_discs):
+    own = np.zeros(len(labelled_discs), np.float32)
+    own[[0, 1, 2, -1]] = 1
+    images = replace(
+        labelled_discs,
+        attributes={"own": own, "red": labelled_discs.attributes["red"]},
+        groups=["a"] * 3 + [f"p{i}" for i in range(3, len(own))],
+    )
+    with pytest.warns(UserWarning, match="the attribute own is left out: too few of its images"):
+        assert learnable(images.split("train"), images.held_out()) == ["red"]
+    apart = replace(images, groups=[])
+    assert learnable(apart.split("train"), apart.held_out()) == ["own", "red"]
+
+
 def test_large_images_are_averaged():
     pixels = torch.from_numpy(generator(41).integers(0, 255, (3, 1, 130, 200)).astype(np.uint8))
     found = small_pixels(pixels).view(3, 65, 100)

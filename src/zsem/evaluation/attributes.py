@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from zsem.data.images import ImageSet
@@ -28,6 +28,7 @@ from zsem.semantics.probes import (
     RESAMPLES,
     Probe,
     ProbeFigures,
+    group_numbers,
     is_binary,
     judge_scores,
     pca_baseline,
@@ -208,18 +209,31 @@ def labelled_part(images: ImageSet) -> ImageSet:
 
 
 def learnable(train: ImageSet, test: ImageSet) -> list[str]:
-    """Attributes with two labels of each kind in training and both kinds held out; a warning names the others."""
+    """Attributes that can be learned and judged; a warning names the others.
+
+    They need both labels held out, and two training images (of different groups where there are groups) with each.
+    """
     names = []
     for name, values in train.attributes.items():
-        kinds = [np.unique(v[~np.isnan(v)], return_counts=True) for v in (values, test.attributes[name])]
-        few = any(len(labels) < 2 for labels, _ in kinds) or (is_binary(values) and kinds[0][1].min() < 2)
-        if few or is_binary(values) != is_binary(test.attributes[name]):
-            warnings.warn(f"the attribute {name} is left out: too few of its images have each label", stacklevel=3)
+        binary = is_binary(values)
+        there = [np.unique(v[~np.isnan(v)]) for v in (values, test.attributes[name])]
+        least = min((independent(train, values == kind) for kind in there[0]), default=0)
+        if any(len(labels) < 2 for labels in there) or (binary and least < 2):
+            why = "too few of its images have each label"
+        elif binary != is_binary(test.attributes[name]):
+            why = "its labels are 0 and 1 on one side of the split alone"
         else:
             names.append(name)
+            continue
+        warnings.warn(f"the attribute {name} is left out: {why}", stacklevel=3)
     if not names:
         raise ZsemError(f"{train.source} has no attribute with enough labels: give more --labels and --held-out images")
     return names
+
+
+def independent(images: ImageSet, chosen: Bool[np.ndarray, " n"]) -> int:
+    """How many of the chosen images do not belong together."""
+    return len(np.unique(group_numbers(images.groups or None, chosen)))
 
 
 def mean_scores(rows: Mapping[str, Compared]) -> dict[str, float]:
