@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.classifier import NoisyClassifier
     from zsem.models.diffusion import DiffusionModel
+    from zsem.semantics.attributes import Semantics
     from zsem.training.images import ImageOptions
     from zsem.values.codes import Codes, Noise
     from zsem.values.direction import Direction
@@ -40,6 +41,7 @@ _HOMES = {
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
     "zsem.models.classifier": ("NoisyClassifier",),
     "zsem.models.diffusion": ("DiffusionModel",),
+    "zsem.semantics.attributes": ("Semantics",),
     "zsem.training.images": ("ImageOptions",),
     "zsem.values.codes": ("Codes", "Noise"),
     "zsem.values.direction": ("Direction",),
@@ -65,6 +67,7 @@ __all__ = [
     "NoisyClassifier",
     "Prediction",
     "SemanticGuidance",
+    "Semantics",
     "TimeGrid",
     "ZsemError",
     "bind",

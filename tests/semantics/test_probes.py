@@ -13,11 +13,14 @@ from sklearn.preprocessing import StandardScaler
 from zsem.semantics.probes import (
     Probe,
     auroc,
+    group_numbers,
+    in_row_space,
     is_binary,
     judge_scores,
     pca_baseline,
     probe_attributes,
     r2,
+    shuffled,
 )
 from zsem.values.draws import generator
 from zsem.values.errors import ZsemError
@@ -188,3 +191,86 @@ def test_principal_components_are_those_of_the_singular_value_decomposition():
     np.testing.assert_allclose(np.concatenate([train, test]) * signs, expected, atol=0.02)
     with pytest.raises(ZsemError, match="81 principal components"):
         pca_baseline(pixels[:80], pixels[80:], 81)
+
+
+def test_components_may_be_fitted_to_images_without_labels():
+    pixels = torch.from_numpy(generator(20).standard_normal((60, 12))).float()
+    train, test = pca_baseline(pixels[:5], pixels[5:10], 3, unlabelled=pixels[10:])
+    theirs, _ = pca_baseline(pixels[10:], pixels[:10], 3)
+    everything = pca_baseline(pixels[10:], pixels[:10], 3)[1]
+    np.testing.assert_allclose(np.concatenate([train, test]), everything, atol=1e-5)
+    assert theirs.shape == (50, 3)
+    with pytest.raises(ZsemError, match="6 principal components"):
+        pca_baseline(pixels, pixels, 6, unlabelled=pixels[:5])
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_more_numbers_than_images_change_nothing_but_the_time(C):
+    codes = generator(21).standard_normal((60, 200)) * np.logspace(-2, 2, 200) + 5
+    labels = (codes[:, 100:110].sum(1) > 50).astype(float)
+    ours = Probe(C=C).fit(codes, labels)
+    theirs = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000, tol=1e-8)).fit(codes, labels)
+    np.testing.assert_allclose(ours.decision_function(codes), theirs.decision_function(codes), rtol=0.01, atol=0.01)
+    other = generator(22).standard_normal((20, 200)) * np.logspace(-2, 2, 200) + 5
+    np.testing.assert_allclose(ours.decision_function(other), theirs.decision_function(other), rtol=0.01, atol=0.01)
+    values = codes[:, 5] / codes[:, 5].std() + generator(23).standard_normal(60)
+    ridge = Probe().fit(codes, values)
+    theirs = make_pipeline(StandardScaler(), Ridge(ridge.penalty_)).fit(codes, values)
+    np.testing.assert_allclose(ridge.predict(other), theirs.predict(other), atol=1e-6)
+
+
+def test_codes_in_row_space_have_the_same_products():
+    x = generator(24).standard_normal((10, 30))
+    x[9] = x[8]
+    inside, back = in_row_space(x)
+    assert inside.shape == (10, 9)
+    np.testing.assert_allclose(inside @ inside.T, x @ x.T, atol=1e-10)
+    weights = generator(25).standard_normal(9)
+    np.testing.assert_allclose(x @ back(weights), inside @ weights, atol=1e-10)
+    assert in_row_space(x.T)[0] is not None and in_row_space(x.T)[0].shape == (30, 10)
+
+
+def clones(patients: int, images: int, seed: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Many nearly equal images of each of few patients, whose labels and codes have nothing to do with each other."""
+    rng = generator(seed)
+    member = np.repeat(np.arange(patients), images)
+    codes = rng.standard_normal((patients, 30))[member] + 0.01 * rng.standard_normal((patients * images, 30))
+    return codes, (rng.permutation(patients) % 2).astype(float)[member], [f"p{i}" for i in member]
+
+
+def test_folds_that_divide_patients_are_fooled_by_their_clones():
+    codes, labels, groups = clones(20, 10, 26)
+    assert Probe().fit(codes, labels).penalty_ >= 10  # every fold knows every patient
+    assert Probe().fit(codes, labels, groups).penalty_ <= 1e-2
+    sure = Probe(C=100.0).fit(codes, labels)
+    size = np.linalg.norm(sure.coef_)
+    assert np.linalg.norm(sure.calibrated(codes, labels).coef_) > 0.3 * size
+    within = sure.calibrated(codes, labels, groups)
+    assert within is sure or np.linalg.norm(within.coef_) < 0.3 * size
+    with pytest.raises(ZsemError, match="from at least two groups each"):
+        Probe().fit(codes, labels, ["a" if label else f"b{i}" for i, label in enumerate(labels)])
+
+
+def test_p_values_of_clones_are_uniform_only_when_groups_are_known():
+    known, unknown = [], []
+    for seed in range(60):
+        rng = generator(27, seed)
+        member = np.repeat(np.arange(20), 5)
+        scores, labels = rng.standard_normal(20)[member], (rng.permutation(20) % 2).astype(float)[member]
+        groups = [str(i) for i in member]
+        known.append(judge_scores(scores, labels, True, groups=groups, resamples=99).p)
+        unknown.append(judge_scores(scores, labels, True, resamples=99).p)
+    assert np.mean(np.array(known) <= 0.1) == pytest.approx(0.1, abs=0.1)
+    assert np.mean(np.array(unknown) <= 0.1) > 0.2
+
+
+def test_shuffled_labels_stay_with_their_groups():
+    member = group_numbers(["a", "b", "a", "", "b", "a", ""], np.array([1, 1, 1, 1, 1, 0, 1], dtype=bool))
+    np.testing.assert_array_equal(member, [0, 1, 0, 2, 1, 3])
+    labels = np.array([10.0, 20, 10, 30, 20, 40])
+    orders = {tuple(shuffled(labels, member, generator(28, i))) for i in range(50)}
+    assert all(sorted(order) == sorted(labels) for order in orders) and len(orders) > 10
+    even = np.array([0, 1, 0, 1])
+    for i in range(10):
+        order = shuffled(np.array([1.0, 2, 1, 2]), even, generator(29, i))
+        assert order[0] == order[2] and order[1] == order[3]

@@ -54,6 +54,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "make new images, of classes and under guidance where the model has them",
         "zsem.cli.sample:Sample",
     ),
+    "attributes": (
+        "RUN DATA",
+        "learn attributes from labels, and tell how well z knows them",
+        "zsem.cli.attributes:Attributes",
+    ),
+    "directions": (
+        "RUN [DATA] --method M",
+        "write directions of attributes or components as files",
+        "zsem.cli.directions:Directions",
+    ),
     "align": (
         "IMAGES --out DIR",
         "cut FFHQ-aligned square faces out of photos, as face checkpoints expect them",

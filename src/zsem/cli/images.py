@@ -33,8 +33,13 @@ def open_autoencoder(name: str) -> DiffusionAutoencoder:
     return api.load(name, kind=DiffusionAutoencoder)
 
 
-def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit: int | None = None) -> ImageSet:
-    """Images as `model` takes them; what is odd about them is said on stderr."""
+def open_images(
+    source: str, model: ImageModel, *, split: Choice = "all", limit: int | None = None, as_trained: bool = False
+) -> ImageSet:
+    """Images as `model` takes them; what is odd about them is said on stderr.
+
+    as_trained: all of them, split as the training of the model would have split them.
+    """
     from zsem.data.images import held_out_name, load_images
 
     if split == "val":
@@ -49,7 +54,7 @@ def open_images(source: str, model: ImageModel, *, split: Choice = "all", limit:
             limit=limit,
             split=None if split == "all" else split,
             # what training held out depends on it
-            group=None if split == "all" else model.history.get("group"),
+            group=None if split == "all" and not as_trained else model.history.get("group"),
             progress=done,
         )
     for note in images.notes:

@@ -47,13 +47,15 @@ class Info(Command):
 
 
 def parts_of(folder: Path) -> dict[str, Any]:
-    """What else lies in a run: a prior, directions."""
+    """What else lies in a run: a prior, attributes that were learned, directions that were imported."""
     from zsem.models.base import read_config
+    from zsem.semantics.attributes import FILE, IMPORTED, read_semantics
     from zsem.values.direction import load_directions
 
-    prior, directions = folder / "prior", folder / "semantics" / "directions.safetensors"
+    prior, learned, directions = folder / "prior", folder / "semantics" / FILE, folder / "semantics" / IMPORTED
     return {
         **({"prior": read_config(prior)["kind"]} if prior.is_dir() else {}),
+        **({"attributes": list(read_semantics(learned).attributes)} if learned.exists() else {}),
         **({"directions": [d.name for d in load_directions(directions)]} if directions.exists() else {}),
     }
 

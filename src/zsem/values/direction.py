@@ -44,6 +44,41 @@ class Direction:
 
     __rmul__ = __mul__
 
+    def __neg__(self) -> Direction:
+        return self * -1
+
+    def __add__(self, other: Direction) -> Direction:
+        """Both steps at once. Raises ValueError where they are of different spaces, models or lengths."""
+        return self._joined(other, 1, "+")
+
+    def __sub__(self, other: Direction) -> Direction:
+        """This step and the other one backwards. Raises ValueError as addition does."""
+        return self._joined(other, -1, "-")
+
+    def _joined(self, other: Direction, sign: int, symbol: str) -> Direction:
+        self.check_same_space(other)
+        return replace(
+            self,
+            vector=self.vector + sign * other.vector,
+            unit=self.unit if self.unit == other.unit else f"{self.unit} {symbol} {other.unit}",
+            name=f"{self.name} {symbol} {other.name}",
+            slope=None,
+            intercept=None,
+        )
+
+    def check_same_space(self, other: Direction) -> None:
+        """Raise ValueError where the other direction is of another space, model or length."""
+        mine, others = ((d.space, d.model, len(d.vector)) for d in (self, other))
+        if mine != others:
+            raise ValueError(f"directions of different spaces or models do not go together: {mine} and {others}")
+
+    @property
+    def gradient(self) -> Float[Tensor, " d"]:
+        """Gradient of the classifier, float64, [d]. Raises ValueError where there is none."""
+        if self.slope is None:
+            raise ValueError(f"the direction {self.name!r} comes from no classifier")
+        return self.slope * self.vector.double()
+
     def logit(self, codes: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """What the classifier says of codes in the direction's space. Raises ValueError where there is none."""
         if self.slope is None or self.intercept is None:

@@ -1,0 +1,1 @@
+"""Protocols that need several rooms: what is measured of a trained model, in which order, on which images."""
