@@ -118,6 +118,10 @@ class Run:
         """The direction of edits of an attribute; an amount of 1 changes its score (`Direction.logit`) by 1."""
         if self.extent.method == "logistic":
             return probe.direction(name, model=self.model.stamp)
+        return self.mean_difference(name)
+
+    def mean_difference(self, name: str) -> Direction:
+        """From the mean code of training images without an attribute to that of images with it."""
         z, labels = self.normalised(self.z_train), torch.from_numpy(self.train.attributes[name])
         difference = z[labels == 1].mean(0) - z[labels == 0].mean(0)
         slope = float(difference @ difference)
