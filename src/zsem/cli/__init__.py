@@ -49,6 +49,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "semantic codes of A with the stochastic codes of B",
         "zsem.cli.variations:Mix",
     ),
+    "edit": (
+        "RUN IMAGES --set A=P --out DIR",
+        "change attributes of images, within a mask, at full size",
+        "zsem.cli.edits:Edit",
+    ),
+    "interpolate": ("RUN A B --out FILE", "morph one image into another", "zsem.cli.edits:Interpolate"),
     "sample": (
         "RUN --out DIR",
         "make new images, of classes and under guidance where the model has them",

@@ -34,7 +34,7 @@ class Masked:
         """One evaluation of each denoiser. No var_fraction is passed on: masks are for walks without fresh noise."""
         source = self._source(x_t[0::2], t[0::2])
         target = self._target(x_t[1::2], t[1::2])
-        alpha, sigma = level_like(self.schedule, t[1::2], x_t)
+        alpha, sigma = level_like(self.schedule, t[1::2], x_t[1::2])
         mask = self._mask.to(x_t)
         target = target.steer((1 - mask) * (source.eps - target.eps), sigma / alpha)
         outside = mask == 0  # where rounding must not tell the two apart

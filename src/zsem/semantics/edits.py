@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
 from zsem.data.images import load_image
+from zsem.data.shaping import centre_box
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Extrapolate, Interval
 from zsem.diffusion.masking import Comparison, Masked
@@ -37,7 +39,8 @@ SHARE = 0.3
 DILATED = 1 / 16
 """How far the mask is widened all round, as a share of the shorter side; its soft edge lies within."""
 
-Mask = Float[Tensor, "h w"] | Float[Tensor, "n h w"] | str | Path
+Mask = Float[Tensor, "*own h w"] | str | Path
+"""Where images may change: one mask for all, [h, w], or one for each, [n, h, w]; an image file; or "auto"."""
 
 
 def edit(
@@ -51,6 +54,7 @@ def edit(
     keep_noise: float | int = 1.0,
     mask: Mask | None = None,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Float[Tensor, "n c h w"]:
@@ -67,7 +71,7 @@ def edit(
         is); carry and offsets are scaled along with it.
     mask: where the image may change, 0..1, [h, w] for all images or [n, h, w]; an image file, cropped and resized as
         the images are; or "auto", see `find_mask`. Where it is 0 the result is the original, exactly.
-    seed: of the fresh noise.
+    seed, first: of the fresh noise, and the first image's position; each image's depends on both alone.
     Raises ZsemError for codes without noise, and masks that do not fit.
     """
     noise = _noise(codes)
@@ -75,7 +79,7 @@ def edit(
         raise ZsemError(f"keep_noise must lie in 0..1, not {keep_noise:g}")
     masks = None if mask is None else masks_for(model, codes, z_new, mask, batch_size=batch_size)
     if keep_noise < 1:
-        fresh = model.fresh_noise(len(codes), seed=seed).x_T
+        fresh = model.fresh_noise(len(codes), seed=seed, first=first).x_T
         share = 1.0 if masks is None else model.pad(masks[:, None])
         noise = renewed(noise, fresh, 1 - share * (1 - keep_noise))
     target = replace(codes, z=z_new, noise=noise)
@@ -156,10 +160,15 @@ def masks_for(
 
 
 def read_mask(path: str | Path, size: tuple[int, int]) -> Float[Tensor, "h w"]:
-    """A mask from an image file, 0..1 for black to white, cropped at the centre and resized. ZsemError: unreadable."""
-    pixels = load_image(path, size, 1, depth=None, background="black")[0]
-    whole = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(pixels.dtype, 1.0)
-    return (pixels.float() / whole).clamp(0, 1)
+    """A mask from an image file, 0..1 for black to white, cropped at the centre as images are.
+
+    Resized by means over areas, so that it is 0 only where all of the file is. ZsemError: it cannot be read.
+    """
+    pixels = load_image(path, None, 1, depth=None, background="black")[0]
+    left, top, right, bottom = centre_box(pixels.shape[0], pixels.shape[1], size)
+    white = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(pixels.dtype, 1.0)
+    mask = (pixels[top:bottom, left:right].float() / white).clamp(0, 1)
+    return F.interpolate(mask[None, None], size, mode="area")[0, 0]
 
 
 def find_mask(
@@ -194,7 +203,7 @@ def find_mask(
             f"the codes have no level at timesteps {interval[0]:g} to {interval[1]:g}, so that no mask can be found: "
             "encode with more steps"
         )
-    total = model.crop(torch.cat(totals)).cpu().double().numpy()
+    total = model.crop(torch.cat(totals)[:, None])[:, 0].cpu().double().numpy()
     return torch.from_numpy(np.stack([_region(one, share) for one in total])).float()
 
 
