@@ -18,7 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,13 @@ class Case:
         )  # fmt: skip
 
 
-def settings(scales: Sequence[float], rescales: Sequence[float], since: Sequence[float]) -> list[Setting]:
+def settings(
+    scales: Sequence[float], rescales: Sequence[float], since: Sequence[float], masks: Sequence[str]
+) -> list[Setting]:
     """All combinations; `since` 0 stands for all timesteps."""
     return [
-        Setting(scale=scale, rescale=rescale, interval=(first, LAST) if first else None)
-        for scale, rescale, first in itertools.product(scales, rescales, since)
+        Setting(scale=scale, rescale=rescale, interval=(first, LAST) if first else None, mask=mask == "auto")
+        for mask, scale, rescale, first in itertools.product(masks, scales, rescales, since)
     ]
 
 
@@ -116,15 +118,16 @@ def region(case: Case, before: Tensor) -> dict[str, float]:
     return {"caught": float(caught), "mask": float(inside.float().mean()), "truth": float(true.float().mean())}
 
 
-def choose(run: Run, judge: Judge | None, all_settings: Sequence[Setting], masked: int, sheet: Path | None) -> Any:
-    """The table, best settings first."""
+def choose(run: Run, judge: Judge | None, all_settings: Sequence[Setting], sheet: Path | None) -> Any:
+    """The table; a picture of the best setting of either kind of mask."""
     before = run.held_out.pixels[: run.extent.edited]
     codes = run.model.encode(run.held_out.subset(range(len(before))))
     cases = [Case.of(run, codes, name) for name in EDITED]
     rows: list[dict[str, Any]] = []
     pictures: dict[Setting, list[Tensor]] = {}
 
-    def judge_setting(setting: Setting) -> None:
+    best: dict[bool, tuple[float, Setting]] = {}
+    for setting in all_settings:
         pictures[setting] = [case.decode(run.model, setting) for case in cases]
         attributes = {
             case.name: judged(judge, before, case, pixels)
@@ -134,15 +137,10 @@ def choose(run: Run, judge: Judge | None, all_settings: Sequence[Setting], maske
         mean = {key: float(np.mean([row[key] for row in attributes.values()])) for key in keys}
         rows.append({"setting": str(setting), **mean, "attributes": attributes})
         print(rows[-1]["setting"], {key: round(value, 3) for key, value in mean.items()}, flush=True)
-
-    for setting in all_settings:
-        judge_setting(setting)
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["error"])
-    chosen = [replace(all_settings[i], mask=True) for i in order[:masked]]
-    for setting in chosen:
-        judge_setting(setting)
+        if setting.mask not in best or mean["error"] < best[setting.mask][0]:
+            best[setting.mask] = mean["error"], setting
     if sheet is not None:
-        draw(before, cases, {s: pictures[s] for s in (all_settings[order[0]], *chosen[:1])}, sheet)
+        draw(before, cases, {setting: pictures[setting] for _, setting in best.values()}, sheet)
     return {"regions": {case.name: region(case, before) for case in cases}, "rows": rows}
 
 
@@ -167,7 +165,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.5, 2.0, 3.0, 4.0])
     parser.add_argument("--rescales", type=float, nargs="+", default=[0.0, 0.5])
     parser.add_argument("--since", type=float, nargs="+", default=[0.0, 100.0], help="first timesteps; 0 = all")
-    parser.add_argument("--masked", type=int, default=2, help="so many of the best settings are masked too")
+    parser.add_argument("--masks", nargs="+", default=["none", "auto"], choices=["none", "auto"])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--sheet", type=Path, help="a PNG file for the best setting")
     arguments = parser.parse_args()
@@ -176,8 +174,8 @@ def main() -> None:
     begin = time.process_time()
     run = Run(model, Path(arguments.data), images, Extent(number=arguments.train, edited=arguments.number))
     judge = None if arguments.judge is None else api.load(arguments.judge, kind=Judge)
-    grid_of = settings(arguments.scales, arguments.rescales, arguments.since)
-    report = choose(run, judge, grid_of, arguments.masked, arguments.sheet)
+    grid_of = settings(arguments.scales, arguments.rescales, arguments.since, arguments.masks)
+    report = choose(run, judge, grid_of, arguments.sheet)
     report["seconds"] = time.process_time() - begin
     for name, figures in report["regions"].items():
         print(name, {key: round(value, 3) for key, value in figures.items()})
