@@ -76,6 +76,8 @@ class Edit(Command):
     """attributes and the probabilities (or real values) to bring them to, e.g. smile=0.9,hat=0"""
     keep: Annotated[str | None, arg(metavar="NAME,..")] = None
     """attributes that must not change, as far as their probes can tell"""
+    clamp: FlagCreatePairsOff[bool] = False
+    """stop at three sigma, where --set asks for codes further away than that, and miss it"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None
     """where `zsem attributes` wrote what it learned; by default RUN/semantics"""
     direction: Annotated[str | None, arg(metavar="FILE")] = None
@@ -125,8 +127,8 @@ class Edit(Command):
     def _check(self) -> None:
         if (self.set is None) == (self.direction is None):
             raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE")
-        if self.direction is not None and (self.keep or self.semantics):
-            raise ZsemError("--keep and --semantics go with --set: a direction is taken as it is")
+        if self.direction is not None and (self.keep or self.semantics or self.clamp):
+            raise ZsemError("--keep, --semantics and --clamp go with --set: a direction is taken as it is")
         for option, value in (("rescale", self.rescale), ("keep-noise", self.keep_noise)):
             if not 0 <= value <= 1:
                 raise ZsemError(f"--{option} must lie in 0..1, not {value:g}")
@@ -161,6 +163,8 @@ class Edit(Command):
         return Plan(move=lambda z: z + step, scores=scores, requested={}, unit=chosen.unit)
 
     def _by_attributes(self, model: DiffusionAutoencoder) -> Plan:
+        import torch
+
         from zsem.semantics.attributes import Semantics
 
         assert self.set is not None
@@ -168,8 +172,8 @@ class Edit(Command):
         semantics, goals = Semantics.load(folder, model), requested(self.set)
         keep = [name.strip() for name in (self.keep or "").split(",") if name.strip()]
         return Plan(
-            move=lambda z: semantics.move(z, goals, keep=keep),
-            scores=lambda z: {name: semantics.score(z, name) for name in (*goals, *keep)},
+            move=lambda z: semantics.move(z, goals, keep=keep, clamp=self.clamp),
+            scores=lambda z: {name: torch.from_numpy(semantics.score(z, name)) for name in (*goals, *keep)},
             requested=goals,
             unit="probability",
         )  # fmt: skip
@@ -228,10 +232,7 @@ class Edit(Command):
         import torch
 
         before, after = (
-            {
-                name: torch.cat([torch.as_tensor(getattr(part, side)[name]) for part in parts])
-                for name in parts[0].before
-            }
+            {name: torch.cat([getattr(part, side)[name] for part in parts]) for name in parts[0].before}
             for side in ("before", "after")
         )
         attributes = {
