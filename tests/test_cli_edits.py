@@ -135,6 +135,15 @@ def test_outside_a_mask_file_the_images_are_what_they_were(zsem, run, photo, dir
         assert np.array_equal(edited[9:], seen[9:]) and not np.array_equal(edited[3:8], seen[3:8])
 
 
+def test_an_image_that_is_called_as_the_picture_is(zsem, run, few, direction, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "edit.png").write_bytes((few / "00.png").read_bytes())
+    options = ["--direction", direction / "one.safetensors", "--amount", "0"]
+    zsem("edit", run, tmp_path / "in", *options, "--out", tmp_path / "out")
+    assert np.array_equal(array(tmp_path / "out" / "edit-2.png"), array(few / "00.png"))
+    assert array(tmp_path / "out" / "edit.png").shape != (16, 16, 3)
+
+
 def test_amount_zero_at_full_size_is_the_photo(zsem, run, photo, direction, tmp_path):
     options = ["--direction", direction / "one.safetensors", "--amount", "0", "--full-size"]
     code, _, _ = zsem("edit", run, photo, *options, "--out", tmp_path)

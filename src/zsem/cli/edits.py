@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Images between two rounds of writing files, to bound the memory."""
+SHEET = "edit.png"
 STRIP = 9
 """Frames in one row of a strip at most."""
 
@@ -112,7 +113,8 @@ class Edit(Command):
         model = open_autoencoder(self.model)
         plan = self._by_direction(model) if self.direction is not None else self._by_attributes(model)
         images = open_images(self.images, model, split=self.split, limit=self.limit)
-        stems, parts = file_stems(images.paths, len(images)), []
+        stems = file_stems([SHEET, *images.paths], len(images) + 1)[1:]  # none is called as the picture is
+        parts: list[Edited] = []
         with progress("editing") as done:
             for rows in chunks(len(images), CHUNK):
                 parts.append(self._edit(model, images.subset(range(len(images))[rows]), plan, rows.start))
@@ -226,7 +228,7 @@ class Edit(Command):
         if some.masks is not None:
             shown.append((255 * some.masks[:SHOWN, None]).to(torch.uint8))
             captions.append("mask")
-        save_picture(Path(self.out) / "edit.png", shown, captions)
+        save_picture(Path(self.out) / SHEET, shown, captions)
 
     def _report(self, images: ImageSet, plan: Plan, parts: list[Edited]) -> Report:
         import torch
