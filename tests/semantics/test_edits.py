@@ -46,7 +46,9 @@ def half(side: int = 16) -> torch.Tensor:
     return torch.cat([torch.ones(side // 2), torch.tensor([0.6, 0.3]), torch.zeros(side // 2 - 2)]).expand(side, side)
 
 
-@pytest.mark.parametrize("settings", [{}, {"mask": half()}, {"scale": 4.0, "rescale": 0.5, "keep_noise": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"mask": half()}, {"mask": "auto"}, {"scale": 4.0, "rescale": 0.5, "keep_noise": 0.5}]
+)
 def test_nothing_is_the_original_to_the_bit(small_model, codes, settings, evaluated):
     decoded = small_model.decode(codes)
     evaluated.clear()

@@ -74,7 +74,7 @@ def edit(
     seed, first: of the fresh noise, and the first image's position; each image's depends on both alone.
     Raises ZsemError for codes without noise, and masks that do not fit.
     """
-    noise = _noise(codes)
+    noise, z_new = _noise(codes), z_new.to(codes.z)
     if not 0 <= keep_noise <= 1:
         raise ZsemError(f"keep_noise must lie in 0..1, not {keep_noise:g}")
     masks = None if mask is None else masks_for(model, codes, z_new, mask, batch_size=batch_size)
@@ -184,19 +184,23 @@ def find_mask(
 
     The image is decoded once with its old z, and on the way the predictions of x0 under both z are compared, at the
     timesteps of `interval`, on the image's own trajectory. Their difference is smoothed, cut at `share` of its maximum,
-    and widened. An image whose z is the old one has a mask of zeros.
+    and widened. An image whose z is the old one has a mask of zeros, without any evaluation.
 
     Costs one decode, and a second evaluation at the levels within the interval. Raises ZsemError for codes without
     noise, and where no level of their grid is within the interval.
     """
     _noise(codes)
-    walks: list[Comparison] = []
+    masks = torch.zeros(len(codes), *model.image_shape[1:])
+    changed = (z_new.to(codes.z) != codes.z).any(dim=1)
+    if not changed.any():
+        return masks
+    goals, walks = z_new[changed].to(model.device), []
 
     def compare(cond: Condition, rows: slice) -> BoundDenoiser:
-        walks.append(Comparison(model.denoiser, cond, Condition(z=z_new[rows].to(model.device)), interval))
+        walks.append(Comparison(model.denoiser, cond, Condition(z=goals[rows]), interval))
         return walks[-1]
 
-    model.decode(codes, batch_size=batch_size, steer=compare)
+    model.decode(codes[changed], batch_size=batch_size, steer=compare)
     totals = [walk.total for walk in walks if walk.total is not None]
     if not totals:
         raise ZsemError(
@@ -204,7 +208,8 @@ def find_mask(
             "encode with more steps"
         )
     total = model.crop(torch.cat(totals)[:, None])[:, 0].cpu().double().numpy()
-    return torch.from_numpy(np.stack([_region(one, share) for one in total])).float()
+    masks[changed] = torch.from_numpy(np.stack([_region(one, share) for one in total])).float()
+    return masks
 
 
 def _region(difference: Float[np.ndarray, "h w"], share: float) -> Float[np.ndarray, "h w"]:
