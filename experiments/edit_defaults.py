@@ -18,7 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ from zsem.data.pixels import grid, save_png, to_uint8
 from zsem.diffusion.guidance import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
+from zsem.semantics.attributes import Semantics, learn
 from zsem.semantics.edits import edit, find_mask
 from zsem.values.codes import Codes
 from zsem.values.files import write_whole
 
 LAST = 1000.0  # a timestep beyond all
+GOAL = 0.95  # probability of the attribute that is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +69,18 @@ class Case:
     masks: Tensor
 
     @staticmethod
-    def of(run: Run, codes: Codes, name: str) -> Case:
+    def of(run: Run, codes: Codes, name: str, semantics: Semantics | None) -> Case:
+        """semantics: to move codes with; without them along the mean difference."""
         target = run.target(name, len(codes))
         truth = [
             builtin.counterfactual(run.folder, int(Path(path).stem), name, bool(value))
             for path, value in zip(run.held_out.paths[: len(codes)], target, strict=True)
         ]
-        new = run.moved(codes, run.mean_difference(name))
+        if semantics is None:
+            new = run.moved(codes, run.mean_difference(name))
+        else:
+            away, towards = (semantics.move(codes.z, {name: goal}) for goal in (1 - GOAL, GOAL))
+            new = replace(codes, z=torch.where(target[:, None] == 1, towards, away))
         return Case(
             name=name, codes=codes, new=new, target=target, truth=torch.stack(truth),
             masks=find_mask(run.model, codes, new.z),
@@ -118,11 +125,14 @@ def region(case: Case, before: Tensor) -> dict[str, float]:
     return {"caught": float(caught), "mask": float(inside.float().mean()), "truth": float(true.float().mean())}
 
 
-def choose(run: Run, judge: Judge | None, all_settings: Sequence[Setting], sheet: Path | None) -> Any:
+def choose(
+    run: Run, semantics: Semantics | None, judge: Judge | None, all_settings: Sequence[Setting], edited: Sequence[str],
+    sheet: Path | None,
+) -> Any:  # fmt: skip
     """The table; a picture of the best setting of either kind of mask."""
     before = run.held_out.pixels[: run.extent.edited]
     codes = run.model.encode(run.held_out.subset(range(len(before))))
-    cases = [Case.of(run, codes, name) for name in EDITED]
+    cases = [Case.of(run, codes, name, semantics) for name in edited]
     rows: list[dict[str, Any]] = []
     pictures: dict[Setting, list[Tensor]] = {}
 
@@ -161,6 +171,8 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--judge", type=Path, help="folder of a trained judge")
     parser.add_argument("--number", type=int, default=16, help="held-out faces")
+    parser.add_argument("--edited", nargs="+", default=EDITED, metavar="ATTRIBUTE", help="attributes to edit")
+    parser.add_argument("--direction", choices=["edit", "mean"], default="edit", help="how codes are moved")
     parser.add_argument("--train", type=int, default=4000, help="training images for the direction")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.5, 2.0, 3.0, 4.0])
     parser.add_argument("--rescales", type=float, nargs="+", default=[0.0, 0.5])
@@ -175,7 +187,8 @@ def main() -> None:
     run = Run(model, Path(arguments.data), images, Extent(number=arguments.train, edited=arguments.number))
     judge = None if arguments.judge is None else api.load(arguments.judge, kind=Judge)
     grid_of = settings(arguments.scales, arguments.rescales, arguments.since, arguments.masks)
-    report = choose(run, judge, grid_of, arguments.sheet)
+    semantics = None if arguments.direction == "mean" else learn(run.z_train, run.train.attributes, model)
+    report = choose(run, semantics, judge, grid_of, arguments.edited, arguments.sheet)
     report["seconds"] = time.process_time() - begin
     for name, figures in report["regions"].items():
         print(name, {key: round(value, 3) for key, value in figures.items()})
