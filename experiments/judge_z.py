@@ -203,7 +203,9 @@ def edit(run: Run, codes: Codes, direction: Direction) -> Edited:
         builtin.counterfactual(run.folder, int(Path(path).stem), name, bool(value))
         for path, value in zip(run.held_out.paths[: len(codes)], target, strict=True)
     ]
-    decoded = decode_edit(run.model, codes, run.moved(codes, direction).z, scale=run.extent.scale, interval=None)
+    decoded = decode_edit(
+        run.model, codes, run.moved(codes, direction).z, scale=run.extent.scale, rescale=0.0, interval=None
+    )
     return Edited(target=target, pixels=to_uint8(decoded), truth=torch.stack(truth))
 
 

@@ -39,10 +39,13 @@ STRIP = 9
 
 @dataclass(frozen=True, kw_only=True)
 class Edited:
-    """What became of some images: in [-1, 1], [n, c, h, w]; masks [n, h, w] or None; scores by name, [n]."""
+    """What became of some images: in [-1, 1], [n, c, h, w]; masks [n, h, w] or None; scores by name, [n].
+
+    reconstructions: decoded without the edit; None where they are not asked for.
+    """
 
     originals: Tensor
-    reconstructions: Tensor
+    reconstructions: Tensor | None
     results: Tensor
     masks: Tensor | None
     before: Mapping[str, Tensor]
@@ -91,10 +94,10 @@ class Edit(Command):
     """picture of where the images may change (white), or auto: where the edit wants to; all else stays exactly"""
     scale: float = 2.0
     """how far to extrapolate from the old code to the new one in every step: 1 = not at all"""
-    rescale: float = 0.0
+    rescale: float = 0.5
     """0..1, how far the contrast of extrapolated predictions is pulled back"""
-    interval: Annotated[tuple[float, float] | None, arg(metavar="FIRST LAST")] = None
-    """first and last timestep at which to extrapolate; all of them without"""
+    interval: Annotated[tuple[float, float], arg(metavar="FIRST LAST")] = (100, 1000)
+    """first and last timestep at which to extrapolate; 0 1000 for all"""
     keep_noise: float = 1.0
     """0..1, how much of the stochastic code to keep: less lets the image change more"""
     full_size: FlagCreatePairsOff[bool] = False
@@ -194,7 +197,7 @@ class Edit(Command):
         again = model.encode(intensity.restore(results), noise=False)
         return Edited(
             originals=intensity.normalise(images.pixels), results=results, masks=masks,
-            reconstructions=model.decode(codes) if self.full_size else results,
+            reconstructions=model.decode(codes) if self.full_size else None,
             before=plan.scores(codes.z), after=plan.scores(again.z),
         )  # fmt: skip
 
@@ -208,6 +211,7 @@ class Edit(Command):
 
         for number, photo in load_originals(self.images, images, background=model.config.background):
             part, row = parts[number // CHUNK], number % CHUNK
+            assert part.reconstructions is not None
             _, height, width = photo.shape
             box = centre_box(height, width, model.image_shape[1:])
             left, top, right, bottom = box
@@ -252,14 +256,14 @@ class Edit(Command):
         ]  # fmt: skip
         rows = [
             {
-                "": name,
-                "requested": "-" if row["requested"] is None else f"{row['requested']:g}",
+                "attribute": name,
+                "requested": f"{row['requested']:g}" if name in plan.requested else "-",
                 "before": f"{row['before']:.3f}",
                 "achieved": f"{row['achieved']:.3f}",
             }
             for name, row in attributes.items()
         ]
-        notes = [f"{len(images)} edited images in {self.out}, the first in {Path(self.out) / 'edit.png'}"]
+        notes = [f"{len(images)} edited images in {self.out}, the first in {Path(self.out) / SHEET}"]
         figures = {"n": len(images), "unit": plan.unit, "attributes": attributes, "images": each, "out": self.out}
         return Report(figures=figures, rows=rows, notes=notes)
 
