@@ -59,11 +59,11 @@ def test_nothing_is_the_original_to_the_bit(small_model, codes, settings, evalua
 def test_only_what_changes_is_evaluated_twice(small_model, codes, evaluated):
     z = codes.z.clone()
     z[2] += STEP
-    edited = edit(small_model, codes, z, scale=3.0)
+    edited = edit(small_model, codes, z, scale=3.0, interval=None)
     assert sorted(evaluated) == [2] * STEPS + [3] * STEPS  # three originals; one edit, old and new z in one batch
     others = [0, 1, 3]
     assert torch.equal(edited[others], small_model.decode(codes[others]))
-    assert torch.equal(edited[2:3], edit(small_model, codes[2:3], z[2:3], scale=3.0))
+    assert torch.equal(edited[2:3], edit(small_model, codes[2:3], z[2:3], scale=3.0, interval=None))
 
 
 def test_the_edit_is_delta_guidance_with_the_own_noise(small_model, codes):
@@ -123,7 +123,8 @@ def test_renewed_noise_keeps_its_variance_and_scales_what_belongs_to_it():
 def test_fresh_noise_depends_on_seed_and_position_alone(small_model, codes):
     z = codes.z + STEP
     whole = edit(small_model, codes, z, keep_noise=0.5, seed=3)
-    assert torch.equal(edit(small_model, codes[2:], z[2:], keep_noise=0.5, seed=3, first=2), whole[2:])
+    rest = edit(small_model, codes[2:], z[2:], keep_noise=0.5, seed=3, first=2)
+    torch.testing.assert_close(rest, whole[2:], atol=1e-4, rtol=1e-4)
     assert not torch.allclose(edit(small_model, codes, z, keep_noise=0.5, seed=4), whole)
 
 

@@ -96,7 +96,7 @@ class Edit(Command):
     """how far to extrapolate from the old code to the new one in every step: 1 = not at all"""
     rescale: float = 0.5
     """0..1, how far the contrast of extrapolated predictions is pulled back"""
-    interval: Annotated[tuple[float, float], arg(metavar="FIRST LAST")] = (100, 1000)
+    interval: Annotated[tuple[float, float], arg(metavar="FIRST LAST")] = (100.0, 1000.0)
     """first and last timestep at which to extrapolate; 0 1000 for all"""
     keep_noise: float = 1.0
     """0..1, how much of the stochastic code to keep: less lets the image change more"""
