@@ -25,8 +25,8 @@ from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition
 
 SCALE, RESCALE = 2.0, 0.5
-"""Defaults of an edit, chosen with experiments/edit_defaults.py: about the largest scale with which images are nearer
-to the true counterfactual than unedited ones; a smaller one changes less, and is nearer still."""
+"""Defaults of an edit, chosen with experiments/edit_defaults.py: about the largest scale with which images are, within
+the automatic mask, nearer to the true counterfactual than unedited ones; smaller ones change less, and are nearer."""
 INTERVAL: Interval = (100, 1000)
 """Timesteps at which it is extrapolated: nearer the image that adds error, hardly any change, and evaluations."""
 
