@@ -9,7 +9,6 @@ decodes the same new z with the same, exact noise; `w` is the scale of the extra
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,10 +16,8 @@ from torch import Tensor
 from zsem import api
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import grid, save_png, to_uint8
-from zsem.diffusion.guidance import Extrapolate
 from zsem.models.autoencoder import DiffusionAutoencoder
-from zsem.values.codes import Codes
-from zsem.values.prediction import BoundDenoiser, Condition
+from zsem.semantics.edits import edit
 
 
 def mean_difference(model: DiffusionAutoencoder, images: ImageSet, attribute: str) -> Tensor:
@@ -28,15 +25,6 @@ def mean_difference(model: DiffusionAutoencoder, images: ImageSet, attribute: st
     has = torch.from_numpy(images.attributes[attribute]) == 1
     z = model.encode(images, noise=False, batch_size=64).z
     return z[has].mean(0) - z[~has].mean(0)
-
-
-def edited(model: DiffusionAutoencoder, codes: Codes, step: Tensor, scale: float) -> Tensor:
-    """uint8 images of z + step with the noise kept, extrapolated from the old z."""
-
-    def steer(cond: Condition, rows: slice) -> BoundDenoiser:
-        return Extrapolate(model.denoiser, base=Condition(z=codes.z[rows].to(model.device)), cond=cond, scale=scale)
-
-    return to_uint8(model.decode(replace(codes, z=codes.z + step), steer=steer))
 
 
 def main() -> None:
@@ -57,7 +45,7 @@ def main() -> None:
     without = [i for i, value in enumerate(held_out.attributes[arguments.attribute]) if value == 0]
     shown = held_out.subset(without[: arguments.number])
     codes = model.encode(shown)
-    rows = [edited(model, codes, step, scale) for scale in arguments.scales]
+    rows = [to_uint8(edit(model, codes, codes.z + step, scale=scale)) for scale in arguments.scales]
     captions = ["original", *(f"w = {scale:g}" for scale in arguments.scales)]
     save_png(grid(shown.pixels, *rows, captions=captions), arguments.out)
 

@@ -35,7 +35,6 @@ from zsem.data import builtin
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
 from zsem.diffusion.denoiser import bind
-from zsem.diffusion.guidance import Extrapolate
 from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
 from zsem.metrics.distribution import FrechetDistance
@@ -45,13 +44,14 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.imaging import U_MAX, evaluation
 from zsem.models.judge import Judge
 from zsem.nets.features import EfficientNetLite0, load_efficientnet_lite0
+from zsem.semantics.edits import edit as decode_edit
 from zsem.semantics.probes import Probe, ProbeFigures, judge_scores, pca_baseline, probe_attributes
 from zsem.training.judging import binary_attributes, judge_for
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.direction import Direction
 from zsem.values.files import write_whole
-from zsem.values.prediction import BoundDenoiser, Condition
+from zsem.values.prediction import Condition
 
 PARTS = ("probes", "alone", "edits", "pictures")
 Method = Literal["logistic", "mean"]
@@ -118,6 +118,10 @@ class Run:
         """The direction of edits of an attribute; an amount of 1 changes its score (`Direction.logit`) by 1."""
         if self.extent.method == "logistic":
             return probe.direction(name, model=self.model.stamp)
+        return self.mean_difference(name)
+
+    def mean_difference(self, name: str) -> Direction:
+        """From the mean code of training images without an attribute to that of images with it."""
         z, labels = self.normalised(self.z_train), torch.from_numpy(self.train.attributes[name])
         difference = z[labels == 1].mean(0) - z[labels == 0].mean(0)
         slope = float(difference @ difference)
@@ -194,17 +198,14 @@ class Edited:
 
 def edit(run: Run, codes: Codes, direction: Direction) -> Edited:
     """Flip an attribute of the first held-out images in z, and decode with their own noise and delta guidance."""
-    model, name, target = run.model, direction.name, run.target(direction.name, len(codes))
-
-    def steer(cond: Condition, rows: slice) -> BoundDenoiser:
-        base = Condition(z=codes.z[rows].to(model.device))
-        return Extrapolate(model.denoiser, base=base, cond=cond, scale=run.extent.scale)
-
+    name, target = direction.name, run.target(direction.name, len(codes))
     truth = [
         builtin.counterfactual(run.folder, int(Path(path).stem), name, bool(value))
         for path, value in zip(run.held_out.paths[: len(codes)], target, strict=True)
     ]
-    decoded = model.decode(run.moved(codes, direction), steer=steer)
+    decoded = decode_edit(
+        run.model, codes, run.moved(codes, direction).z, scale=run.extent.scale, rescale=0.0, interval=None
+    )
     return Edited(target=target, pixels=to_uint8(decoded), truth=torch.stack(truth))
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zsem.models.classifier import NoisyClassifier
     from zsem.models.diffusion import DiffusionModel
     from zsem.semantics.attributes import Semantics
+    from zsem.semantics.edits import edit, interpolate
     from zsem.training.images import ImageOptions
     from zsem.values.codes import Codes, Noise
     from zsem.values.direction import Direction
@@ -42,6 +43,7 @@ _HOMES = {
     "zsem.models.classifier": ("NoisyClassifier",),
     "zsem.models.diffusion": ("DiffusionModel",),
     "zsem.semantics.attributes": ("Semantics",),
+    "zsem.semantics.edits": ("edit", "interpolate"),
     "zsem.training.images": ("ImageOptions",),
     "zsem.values.codes": ("Codes", "Noise"),
     "zsem.values.direction": ("Direction",),
@@ -71,6 +73,8 @@ __all__ = [
     "TimeGrid",
     "ZsemError",
     "bind",
+    "edit",
+    "interpolate",
     "load",
     "load_images",
     "to_uint8",

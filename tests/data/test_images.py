@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zsem.data.images import ImageSet, load_image, load_images
+from zsem.data.images import ImageSet, load_image, load_images, load_originals
 from zsem.values.errors import ZsemError
 
 RNG = np.random.default_rng(1)
@@ -92,6 +92,33 @@ def test_archives_give_what_the_folder_gives(tmp_path, files, name, prefix):
             expected = expected.split(options["split"])
         assert_same(load_images(archive, size=8, **options), expected.limit(options.get("limit")))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", name]  # nothing was unpacked
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_originals_are_the_images_before_they_were_cropped(tmp_path, kind):
+    arrays = [RNG.integers(0, 256, (20 + i, 30, 3), dtype=np.uint8) for i in range(5)]
+    files = {f"all/{'ab'[i % 2]}/{i}.png": png(array) for i, array in enumerate(arrays)}
+    source = write(tmp_path / "folder", {path.removeprefix("all/"): data for path, data in files.items()})
+    if kind == "zip":
+        source = tmp_path / "set.zip"
+        with zipfile.ZipFile(source, "w") as file:
+            for path, data in files.items():
+                file.writestr(path, data)
+    elif kind == "tar":
+        source = tmp_path / "set.tar"
+        with tarfile.open(source, "w") as file:
+            for path, data in files.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+    some = load_images(source, size=8, channels=3).subset([4, 0, 2])
+    found = dict(load_originals(source, some))
+    assert sorted(found) == [0, 1, 2]
+    for place, path in enumerate(some.paths):
+        array = arrays[int(Path(path).stem)]
+        assert np.array_equal(found[place].permute(1, 2, 0).numpy(), array)
+    grey = dict(load_originals(source, load_images(source, size=8, channels=1).limit(1)))
+    assert grey[0].shape[0] == 1
 
 
 def test_given_splits_and_their_classes(tmp_path):

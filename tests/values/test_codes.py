@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from zsem.values import codes as codes_module
 from zsem.values import draws
-from zsem.values.codes import Codes, Noise, slerp
+from zsem.values.codes import Codes, Noise, between, slerp
 from zsem.values.errors import ZsemError
 
 
@@ -172,3 +173,34 @@ def test_slerp_keeps_the_length_of_noise_and_turns_evenly():
     third = slerp(x, y, torch.tensor([1 / 3]))
     assert third.flatten().tolist() == pytest.approx([3**0.5 / 2, 0.5, 0, 0], abs=1e-7)
     torch.testing.assert_close(slerp(a, 2 * a, torch.tensor([0.5])), 1.5 * a)
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+def test_the_way_between_two_codes(offsets):
+    codes = some_codes(2, offsets=offsets)
+    a, b = codes[:1], codes[1:]
+    way = between(a, b, torch.linspace(0, 1, 5))
+    assert (len(way), way.paths, way.timesteps, way.model) == (5, (), codes.timesteps, codes.model)
+    assert way.noise is not None and a.noise is not None and b.noise is not None
+    for place, end in ((0, a), (-1, b)):
+        assert torch.equal(way.z[place], end.z[0])
+        assert end.noise is not None
+        for name, tensor in end.noise.tensors().items():
+            assert torch.equal(way.noise.tensors()[name][place], tensor[0])
+    torch.testing.assert_close(way.z[1], 0.75 * a.z[0] + 0.25 * b.z[0])
+    torch.testing.assert_close(way.noise.x_T, slerp(a.noise.x_T, b.noise.x_T, torch.linspace(0, 1, 5)))
+    rest = "offsets" if offsets else "carry"
+    ends = [end.noise.tensors()[rest][0] for end in (a, b) if end.noise is not None]
+    torch.testing.assert_close(way.noise.tensors()[rest][3], 0.25 * ends[0] + 0.75 * ends[1])
+
+
+def test_there_is_no_way_between_codes_that_do_not_fit():
+    codes, share = some_codes(2), torch.tensor([0.5])
+    with pytest.raises(ZsemError, match="encode both images in the same way"):
+        between(codes[:1], replace(codes[1:], timesteps=(999.0, 400.0)), share)
+    with pytest.raises(ZsemError, match="encode both images in the same way"):
+        between(codes[:1], some_codes(1, offsets=True), share)
+    with pytest.raises(ZsemError, match="encode them with noise"):
+        between(codes[:1], replace(codes[1:], noise=None), share)
+    with pytest.raises(ValueError, match="not between 2 and 1"):
+        between(codes, codes[:1], share)

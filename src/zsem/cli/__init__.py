@@ -64,6 +64,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "write directions of attributes or components as files",
         "zsem.cli.directions:Directions",
     ),
+    "edit": (
+        "RUN IMAGES --set A=P --out DIR",
+        "change attributes of images, within a mask, at full size",
+        "zsem.cli.edits:Edit",
+    ),
+    "interpolate": ("RUN A B --out FILE", "morph one image into another", "zsem.cli.edits:Interpolate"),
     "align": (
         "IMAGES --out DIR",
         "cut FFHQ-aligned square faces out of photos, as face checkpoints expect them",

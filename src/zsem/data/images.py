@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int16, Int64, UInt8, UInt16
+from jaxtyping import Float32, Int16, Int64, Shaped, UInt8, UInt16
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from zsem.data import cache, labels
 from zsem.data.decoding import EXTENSIONS, load_image
 from zsem.data.labels import TABLE, Split, Table
+from zsem.data.limits import UnreadableImageError
 from zsem.data.members import Source, natural_key
 from zsem.data.reading import Contents, File, Options, Original, Reading, agree, is_table, read_members, read_table_file
 from zsem.data.shaping import Depth, depth_of, sides
@@ -174,6 +175,28 @@ def load_images(
         reading = _read(opened, options, settings, memory, group=group, limit=limit, split=split, progress=progress)
     _warn(opened.name, reading.contents.files)
     return _assemble(opened, reading, group=group, split=split)
+
+
+def load_originals(
+    source: str | Path | Sequence[str | Path] | Dataset, images: ImageSet, *, background: str = "white"
+) -> Iterator[tuple[int, Shaped[Tensor, "c h w"]]]:
+    """The images of a set as they were before they were cropped and resized, one at a time: position, stored values.
+
+    source: what `images`, or the set that it is a part of, was loaded from. Channels and depth are those of the set.
+    The order is that in which they are quickest to read. ZsemError: one cannot be read any more.
+    """
+    opened = open_source(source)
+    wrap = _wrap(opened, opened.paths())
+    wanted = {wrap + path: place for place, path in enumerate(images.paths)}
+    for member in opened.members(frozenset(wanted)):
+        try:
+            content = member.read()
+        except (OSError, UnreadableImageError) as error:
+            raise ZsemError(f"{member.path} cannot be read: {error}") from None
+        yield (
+            wanted[member.path],
+            load_image(content, None, images.channels, depth=images.depth, background=background),
+        )
 
 
 def held_out_name(source: str | Path) -> Split:

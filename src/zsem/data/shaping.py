@@ -12,6 +12,8 @@ from zsem.data.limits import UnreadableImageError
 Depth = Literal["uint8", "uint16", "int16", "float32"]
 """The kinds of number that pixels are kept as; whatever a file holds becomes one of them without loss."""
 DEPTHS: tuple[Depth, ...] = ("uint8", "uint16", "int16", "float32")
+Box = tuple[int, int, int, int]
+"""A part of an image: left, top, right and bottom in pixels, the last two exclusive."""
 EXACT = 2**24
 """Whole numbers up to here are exact in float32."""
 LUMA = (0.299, 0.587, 0.114)
@@ -84,18 +86,23 @@ def without_colour(array: np.ndarray) -> np.ndarray:
     return array[:, :, :1] if array.shape[2] == 3 and (array == array[:, :, :1]).all() else array
 
 
+def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """The part of an image that `fit` keeps: the largest of the proportions of `size` (height, width), centred."""
+    crop_height = min(height, round(width * size[0] / size[1]) or 1)
+    crop_width = min(width, round(height * size[1] / size[0]) or 1)
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
 def fit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Centre-crop to the proportions of `size` (height, width) and resize to it (Lanczos, antialiased).
 
     A crop that has the size already is not resampled. Resampled floats may leave the range of the image by a little.
     """
     height, width = array.shape[:2]
-    crop_height = min(height, round(width * size[0] / size[1]) or 1)
-    crop_width = min(width, round(height * size[1] / size[0]) or 1)
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    if (crop_height, crop_width) == size:
-        return array[top : top + crop_height, left : left + crop_width]
-    box = (left, top, left + crop_width, top + crop_height)
+    box = left, top, right, bottom = centre_box(height, width, size)
+    if (bottom - top, right - left) == size:
+        return array[top:bottom, left:right]
 
     def resize(band: np.ndarray) -> np.ndarray:
         picture = _picture(band)

@@ -219,6 +219,29 @@ class Codes:
         )
 
 
+def between(a: Codes, b: Codes, share: Float[Tensor, " m"]) -> Codes:
+    """Codes on the way from a (share 0) to b (share 1), the ends to the bit; a and b of one image each.
+
+    z is interpolated on a straight line, x_T on a great circle, and what belongs to x_T (carry, offsets) on a straight
+    line too. Raises ZsemError where one has no noise, or they differ in model, codec or grid.
+    """
+    if len(a) != 1 or len(b) != 1:
+        raise ValueError(f"interpolation is between two images, not between {len(a)} and {len(b)}")
+    if a.noise is None or b.noise is None:
+        raise ZsemError("interpolation needs the noise of both images: encode them with noise")
+    try:
+        ends = Codes.cat([replace(end, paths=(), sha256=()) for end in (a, b)])
+    except ValueError as error:
+        raise ZsemError(f"{error}: encode both images in the same way") from None
+
+    def line(pair: Tensor) -> Tensor:
+        return torch.lerp(pair[:1], pair[1:], share.to(pair).view(-1, *(1,) * (pair.ndim - 1)))
+
+    assert ends.noise is not None
+    noise = replace(ends.noise.map(line), x_T=slerp(a.noise.x_T, b.noise.x_T, share))
+    return replace(ends, z=line(ends.z), noise=noise)
+
+
 def slerp(a: Float[Tensor, "n ..."], b: Float[Tensor, "n ..."], share: Float[Tensor, " m"]) -> Float[Tensor, "m ..."]:
     """Spherical interpolation from a (share 0) to b (share 1), each sample as one vector (DDIM, appendix D.5).
 
