@@ -1,0 +1,135 @@
+"""`zsem bench edit`: how good edits are, measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from zsem.cli.command import Command, Report
+from zsem.cli.images import open_autoencoder
+from zsem.evaluation.bench_edit import BenchOptions
+
+if TYPE_CHECKING:
+    from zsem.data.images import ImageSet
+    from zsem.evaluation.bench_edit import AttributeResult
+    from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.report import Section
+    from zsem.semantics.attributes import Semantics
+
+COLUMNS = {
+    "change": "change of target", "hit": "edits seen", "leakage": "leakage", "requested": "|achieved - requested|",
+    "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
+}  # fmt: skip
+"""Figures and what they are called in tables."""
+MEANING = (
+    "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
+    "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
+    "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
+    "judge takes for what was asked. Leakage: changes of all other attributes over that of the target. |achieved - "
+    "requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; the unedited image has "
+    "the error beside it. MSE outside: change of pixels in which the truth does not differ.",
+    "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
+    "the best that this decoder can do with a code.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchEdit(Command):
+    """Flip every attribute in held-out images by several methods, and judge what became of them.
+
+    DATA needs 0/1 attributes and held-out images. With avatars the true counterfactuals are drawn as well. DIR then
+    holds results.json and report.html; the judge is trained once and kept.
+    """
+
+    model: Annotated[Positional[str], arg(metavar="RUN")]
+    """folder of a trained autoencoder, its name on the hub, or a model that zsem comes with"""
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """images with attributes.csv"""
+    out: Annotated[str, arg(metavar="DIR")]
+    """folder for results.json and report.html"""
+    judge: Annotated[str | None, arg(metavar="JUDGE")] = None
+    """folder of the judge; DIR/judge where nothing is said"""
+    labels: int = 1000
+    """labelled training images that the attributes are learned from"""
+    options: Annotated[BenchOptions, arg(name="")] = field(default_factory=BenchOptions)
+
+    def run(self) -> Report:
+        from zsem.data.images import load_images
+        from zsem.evaluation.bench_edit import EditBench, as_json
+        from zsem.report import write_page
+        from zsem.training.judging import binary_attributes, judge_for
+        from zsem.values.files import write_whole
+
+        out, model = Path(self.out), open_autoencoder(self.model)
+        config = model.config
+        images = binary_attributes(
+            load_images(
+                self.data, size=config.image_size, channels=config.image_channels, depth=config.intensity.depth,
+                background=config.background, group=model.history.get("group"),
+            )
+        )  # fmt: skip
+        out.mkdir(parents=True, exist_ok=True)
+        judge = judge_for(images, out / "judge" if self.judge is None else self.judge)
+        bench = EditBench(model, images, semantics_of(model, images, self.labels), judge, self.options)
+        results = bench.run(print)
+        figures = as_json(results)
+        write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())
+        title = f"Edits of {Path(self.model).name}"
+        page = write_page(out / "report.html", title, sections(results, figures), summary=MEANING)
+        return Report(figures=figures, rows=table(figures["mean"]), notes=[f"{page} shows all of it"])
+
+
+def semantics_of(model: DiffusionAutoencoder, images: ImageSet, labels: int) -> Semantics:
+    """What the attributes mean, learned from so many training images."""
+    from zsem.semantics.attributes import learn
+
+    some = images.split("train").limit(labels)
+    z = model.encode(some, noise=False, batch_size=64).z
+    return learn(z, some.attributes, model, groups=some.groups or None)
+
+
+def table(methods: Mapping[str, Mapping[str, Any]], first: str = "method") -> list[dict[str, str]]:
+    """A row for each method."""
+    return [
+        {first: method, **{says: text(key, figures[key]) for key, says in COLUMNS.items()}}
+        for method, figures in methods.items()
+    ]
+
+
+def text(key: str, value: float | None) -> str:
+    """A figure as people read it."""
+    if value is None:
+        return ""
+    if key in {"hit", "nearer"}:
+        return f"{value:.0%}"
+    return f"{value:.4f}" if key in {"error", "unedited", "outside"} else f"{value:.2f}"
+
+
+def sections(results: Sequence[AttributeResult], figures: Mapping[str, Any]) -> list[Section]:
+    """The page: means first, then every attribute with its pictures."""
+    from zsem.data.pixels import displayable, grid
+    from zsem.evaluation.bench_edit import DEFAULT
+    from zsem.report import Picture, Section
+
+    def section(title: str, methods: Mapping[str, Mapping[str, Any]], **more: Any) -> Section:
+        best = [number for number, method in enumerate(methods) if method == DEFAULT]
+        return Section(title=title, rows=table(methods), best=best, **more)
+
+    pages = [section("All attributes", figures["mean"], text=["Means over the attributes; the default is set off."])]
+    for result in results:
+        sheet = grid(*map(displayable, result.pictures.values()), captions=list(result.pictures), scale=2)
+        n = result.methods[DEFAULT].n
+        pages.append(
+            section(
+                result.name.replace("_", " "),
+                figures["attributes"][result.name]["methods"],
+                text=[f"{n} images. Rank correlation of seven amounts and what is seen: {result.monotonicity:.2f}."],
+                pictures=[Picture(image=sheet, caption="Originals, edits, and the true counterfactuals.")],
+            )
+        )
+    return pages

@@ -1,0 +1,246 @@
+"""How good edits are: flipped attributes of held-out images, before an independent judge and beside the truth."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from zsem.data.builtin import counterfactual
+from zsem.data.images import ImageSet
+from zsem.metrics.editing import Calibration, EditEffect, EditFigures, monotonicity
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.judge import Judge
+from zsem.semantics.attributes import Semantics
+from zsem.semantics.edits import edit
+from zsem.values import draws
+from zsem.values.codes import Codes
+from zsem.values.errors import ZsemError
+
+LOW, HIGH = 0.1, 0.9
+"""Probabilities that are asked for, of images that have the attribute and that lack it."""
+AMOUNTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+"""Probabilities of the test whether more is more."""
+PAPER, DEFAULT = "logistic", "constrained"
+"""The direction of the paper, and ours."""
+MASKED = f"{DEFAULT}, automatic mask"
+RANDOM, ORACLE = "random", "oracle"
+"""The ends of every scale: a step as long as the default's to nowhere, and the code of the true counterfactual."""
+METHODS = (PAPER, "mean", DEFAULT, MASKED, RANDOM, ORACLE)
+SHOWN = 8
+ORDER_DRAW, RANDOM_DRAW = 0, 1  # the last integer of a draw's name: what the draw is for
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How much is measured."""
+
+    number: int = 200
+    """held-out images that are edited, once for every attribute and method"""
+    amounts_of: int = 32
+    """of them, images that go through all amounts"""
+    batch_size: int = 25
+    """images at a time"""
+    seed: int = 0
+    """of choices and random steps"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeResult:
+    """The edits of one attribute."""
+
+    name: str
+    methods: Mapping[str, EditFigures]
+    monotonicity: float
+    """Mean rank correlation of amount and what the judge sees, of the default method."""
+    pictures: Mapping[str, UInt8[Tensor, "n c h w"]]
+    """The first images and what became of them, by what is written beside them."""
+
+
+class EditBench:
+    """The protocol on one model and one set of images.
+
+    The judge's probabilities are calibrated on those held-out images that are not edited. Where the images are avatars,
+    the truth of every edit is drawn: the same face with the attribute flipped.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionAutoencoder,
+        images: ImageSet,
+        semantics: Semantics,
+        judge: Judge,
+        options: BenchOptions = BenchOptions(),
+    ) -> None:
+        """images: with 0/1 attributes, those of the judge among them. semantics: learned from training images alone.
+
+        Raises ZsemError where the judge knows none of the attributes, or there are too few held-out images to
+        calibrate it on.
+        """
+        self.model, self.semantics, self.judge, self.options = model, semantics, judge, options
+        self.names = [n for n in judge.config.attributes if n in semantics.attributes and semantics[n].binary]
+        if not self.names:
+            raise ZsemError("the judge knows none of the 0/1 attributes that were learned: give the one of this data")
+        held_out = images.held_out()
+        order = draws.generator(options.seed, ORDER_DRAW).permutation(len(held_out)).tolist()
+        if len(order) < 2 * options.number:
+            raise ZsemError(
+                f"{options.number} images are edited and as many more calibrate the judge, and only {len(order)} are "
+                "held out: lower the number, or hold out more"
+            )
+        self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
+        self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
+        labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
+        self.calibration = Calibration().fit(judge.logits(self.others), torch.from_numpy(labels))
+        self.codes = model.encode(self.edited, batch_size=options.batch_size)
+        self.before = self.seen(self.edited.pixels)
+
+    def seen(self, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n a"]:
+        """The judge's calibrated probabilities."""
+        return self.calibration(self.judge.logits(pixels))
+
+    def run(self, say: Callable[[str], None] = lambda _: None) -> list[AttributeResult]:
+        """All attributes in turn. say: told when one is done."""
+        results = []
+        for name in self.names:
+            if not self.flippable(name):
+                say(f"{name}: none of the images can have it flipped")
+                continue
+            results.append(self.attribute(name))
+            default = results[-1].methods[DEFAULT]
+            say(f"{name}: {default.hit:.0%} of the edits are seen, leakage {default.leakage:.2f}")
+        return results
+
+    def attribute(self, name: str) -> AttributeResult:
+        """Flip one attribute by every method, in every image in which that can be done (`flippable`), at least one."""
+        known = self.flippable(name)
+        images, codes = self.edited.subset(list(known)), self.codes[torch.tensor(list(known))]
+        requested = torch.from_numpy(np.where(images.attributes[name] > 0.5, LOW, HIGH))
+        drawn = [picture for picture in known.values() if picture is not None]
+        truth = torch.stack(drawn) if drawn else None
+        before = self.before[list(known)]
+        effects, pictures = {}, {"original": images.pixels[:SHOWN]}
+        for method in METHODS:
+            z = self.target(method, name, codes, requested, truth)
+            if z is None:
+                continue
+            effect, shown = EditEffect(self.judge.config.attributes, name), []
+            for rows in self.parts(len(known)):
+                edited = self.decode(codes[rows], z[rows], method)
+                after = self.model.display(edited)
+                effect.update(
+                    before[rows], self.seen(after), requested[rows],
+                    images=(self.floats(images.pixels[rows]), edited.clamp(-1, 1)),
+                    truth=None if truth is None else self.floats(truth[rows]),
+                )  # fmt: skip
+                shown.append(after)
+            effects[method] = effect.compute()
+            if method in {PAPER, DEFAULT, MASKED}:
+                pictures[method] = torch.cat(shown)[:SHOWN]
+        if truth is not None:
+            pictures["truth"] = truth[:SHOWN]
+        return AttributeResult(name=name, methods=effects, monotonicity=self.amounts(name, codes), pictures=pictures)
+
+    def target(
+        self, method: str, name: str, codes: Codes, requested: Tensor, truth: Tensor | None
+    ) -> Float[Tensor, "n d"] | None:
+        """Where a method moves the codes; None for the oracle where there is no truth."""
+        if method == ORACLE:
+            return None if truth is None else self.model.encode(truth, noise=False, batch_size=64).z
+        if method == RANDOM:
+            return self.somewhere(codes.z, self.moved(codes.z, name, requested, DEFAULT), name)
+        return self.moved(codes.z, name, requested, DEFAULT if method == MASKED else method)
+
+    def moved(self, z: Tensor, name: str, requested: Tensor, method: Any) -> Float[Tensor, "n d"]:
+        """Codes at the requested probabilities."""
+        out = z.clone()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # far steps show in the figures
+            for value in requested.unique().tolist():
+                rows = requested == value
+                out[rows] = self.semantics.move(z[rows], {name: value}, method=method)
+        return out
+
+    def somewhere(self, z: Tensor, aim: Tensor, name: str) -> Float[Tensor, "n d"]:
+        """Codes moved as far as `aim` is, in units of the training images' spread, each in a direction of its own."""
+        # the covariance's root makes steps that are as likely in every direction, before they are given their length
+        root = torch.linalg.cholesky(self.semantics.covariance.double())
+        names = [(self.options.seed, self.names.index(name), i, RANDOM_DRAW) for i in range(len(z))]
+        white = draws.normal(names, (z.shape[1],)).double()
+        std = self.semantics.std.double()
+        length = torch.linalg.solve_triangular(root, ((aim - z).double() / std).T, upper=False).norm(dim=0)
+        step = (white / white.norm(dim=1, keepdim=True) * length[:, None]) @ root.T
+        return z + (step * std).to(z)
+
+    def decode(self, codes: Codes, z: Float[Tensor, "n d"], method: str) -> Float[Tensor, "n c h w"]:
+        """Pixels in [-1, 1], with the edit's defaults."""
+        mask = "auto" if method == MASKED else None
+        return edit(self.model, codes, z, mask=mask, batch_size=self.options.batch_size)
+
+    def amounts(self, name: str, codes: Codes) -> float:
+        """Whether a larger request is a larger change."""
+        some = codes[: self.options.amounts_of]
+        column = list(self.judge.config.attributes).index(name)
+        seen = []
+        for amount in AMOUNTS:
+            z = self.moved(some.z, name, torch.full((len(some),), amount, dtype=torch.float64), DEFAULT)
+            parts = [self.model.display(self.decode(some[rows], z[rows], DEFAULT)) for rows in self.parts(len(some))]
+            seen.append(self.seen(torch.cat(parts))[:, column])
+        return monotonicity(torch.stack(seen, dim=1))
+
+    def flippable(self, name: str) -> dict[int, UInt8[Tensor, "c h w"] | None]:
+        """The images with a label for the attribute, and the true counterfactual of each where they are avatars.
+
+        Left out are faces that cannot have it: no hair is seen under a hat.
+        """
+        out: dict[int, Tensor | None] = {}
+        for i, (path, value) in enumerate(zip(self.edited.paths, self.edited.attributes[name], strict=True)):
+            if self.folder is None:
+                out |= {} if np.isnan(value) else {i: None}
+                continue
+            with contextlib.suppress(ZsemError):
+                out[i] = counterfactual(self.folder, int(Path(path).stem), name, bool(value < 0.5))
+        return out
+
+    def floats(self, pixels: Tensor) -> Float[Tensor, "n c h w"]:
+        """Stored pixels in [-1, 1]."""
+        return self.model.config.intensity.normalise(pixels)
+
+    def parts(self, number: int) -> Iterator[slice]:
+        """Rows, a batch at a time."""
+        for start in range(0, number, self.options.batch_size):
+            yield slice(start, start + self.options.batch_size)
+
+
+def as_json(results: Sequence[AttributeResult]) -> dict[str, Any]:
+    """The figures: by attribute and method, and their means over attributes."""
+    attributes = {
+        result.name: {
+            "monotonicity": result.monotonicity,
+            "methods": {method: asdict(figures) for method, figures in result.methods.items()},
+        }
+        for result in results
+    }
+    return {"attributes": attributes, "mean": means(results)}
+
+
+def means(results: Sequence[AttributeResult]) -> dict[str, dict[str, float | None]]:
+    """Every figure's mean over attributes, by method."""
+    out: dict[str, dict[str, float | None]] = {}
+    for method in METHODS:
+        rows = [asdict(result.methods[method]) for result in results if method in result.methods]
+        if rows:
+            out[method] = {
+                key: None if any(row[key] is None for row in rows) else float(np.mean([row[key] for row in rows]))
+                for key in rows[0]
+                if key != "n"
+            }
+    return out

@@ -1,0 +1,154 @@
+"""The protocol of edits on small faces and an untrained model: what it asks for, what its ends are, what it writes."""
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from zsem.data import builtin
+from zsem.data.images import load_images
+from zsem.evaluation.bench_edit import (
+    DEFAULT,
+    HIGH,
+    LOW,
+    MASKED,
+    METHODS,
+    ORACLE,
+    RANDOM,
+    BenchOptions,
+    EditBench,
+    as_json,
+)
+from zsem.models.judge import Judge
+from zsem.nets.encoder import SemanticEncoder
+from zsem.semantics.attributes import learn
+from zsem.semantics.directions import lengths
+from zsem.training.judging import binary_attributes
+from zsem.values.errors import ZsemError
+
+OPTIONS = BenchOptions(number=6, amounts_of=2, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def model(small_model):
+    return copy.deepcopy(small_model)  # its statistics are measured here
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return builtin.avatars(tmp_path_factory.mktemp("faces") / "set", number=300, size=16, workers=1)
+
+
+@pytest.fixture(scope="module")
+def images(faces):
+    return binary_attributes(load_images(faces, size=16))
+
+
+@pytest.fixture(scope="module")
+def judge(images):
+    torch.manual_seed(0)
+    net = SemanticEncoder.Config(channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), pool=2)
+    return Judge(Judge.Config(attributes=tuple(images.attributes), image_size=16, net=net)).eval()
+
+
+@pytest.fixture(scope="module")
+def semantics(model, images):
+    train = images.split("train")
+    z = model.encode(train, noise=False, batch_size=64).z
+    model.z_mean.copy_(z.mean(0))
+    model.z_std.copy_(z.std(0))
+    return learn(z, train.attributes, model)
+
+
+@pytest.fixture(scope="module")
+def bench(model, images, semantics, judge):
+    return EditBench(model, images, semantics, judge, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def result(bench):
+    return bench.attribute("long_hair")
+
+
+def test_every_method_is_measured(result, bench):
+    assert tuple(result.methods) == METHODS
+    assert -1 <= result.monotonicity <= 1
+    hats = [
+        i
+        for i, (hat, hair) in enumerate(zip(*(bench.edited.attributes[n] for n in ("hat", "long_hair")), strict=True))
+        if hat
+    ]
+    for figures in result.methods.values():
+        assert figures.n == 6 - len([i for i in hats if bench.edited.attributes["long_hair"][i] == 0])
+        assert None not in (figures.error, figures.unedited, figures.outside)
+    assert len({figures.unedited for figures in result.methods.values()}) == 1
+    assert set(result.pictures) == {"original", "logistic", DEFAULT, MASKED, "truth"}
+
+
+def test_the_masked_edit_changes_less(result):
+    assert result.methods[MASKED].outside <= result.methods[DEFAULT].outside
+
+
+def test_requests_are_reached_in_the_probes_own_probability(bench, semantics):
+    requested = torch.tensor([LOW, HIGH, HIGH, LOW, HIGH, LOW], dtype=torch.float64)
+    z = bench.moved(bench.codes.z, "smile", requested, DEFAULT)
+    assert np.allclose(semantics.score(z, "smile"), requested, atol=1e-3)
+
+
+def test_random_steps_are_as_long_as_the_defaults(bench, semantics):
+    z = bench.codes.z
+    aim = bench.moved(z, "smile", torch.full((6,), HIGH, dtype=torch.float64), DEFAULT)
+    away = bench.somewhere(z, aim, "smile")
+    both = [
+        lengths(semantics.normalised(end) - semantics.normalised(z), semantics.covariance.double().numpy())
+        for end in (aim, away)
+    ]
+    assert np.allclose(*both, rtol=1e-3)
+    assert not torch.allclose(aim, away)
+
+
+def test_the_oracle_is_the_code_of_the_truth(bench, model):
+    known = bench.flippable("glasses")
+    truth = torch.stack(list(known.values()))
+    z = bench.target(ORACLE, "glasses", bench.codes, torch.full((6,), HIGH), truth)
+    assert torch.allclose(z, model.encode(truth, noise=False).z)
+    assert bench.target(ORACLE, "glasses", bench.codes, torch.full((6,), HIGH), None) is None
+
+
+def test_without_avatars_there_is_no_truth(model, images, semantics, judge):
+    elsewhere = EditBench(model, replace(images, source="elsewhere"), semantics, judge, replace(OPTIONS, number=3))
+    result = elsewhere.attribute("glasses")
+    assert ORACLE not in result.methods
+    assert result.methods[RANDOM].error is None
+    figures = as_json([result])
+    assert figures["mean"][DEFAULT]["error"] is None
+    assert figures["mean"][DEFAULT]["hit"] == result.methods[DEFAULT].hit
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_too_few_images_are_told(model, images, semantics, judge):
+    with pytest.raises(ZsemError, match=r"20 images are edited and as many more .* only 30 are held out"):
+        EditBench(model, images, semantics, judge, replace(OPTIONS, number=20))
+
+
+def test_the_command_writes_a_page_and_figures(zsem, model, semantics, judge, images, faces, tmp_path):
+    model.save(tmp_path / "model")
+    trained = Judge(judge.config)
+    trained.load_state_dict(judge.state_dict())
+    checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
+    trained.history = {"images_sha256": checksum, "iterations": 10**6}
+    trained.save(tmp_path / "judge")
+    code, out, err = zsem(
+        "bench", "edit", tmp_path / "model", faces, "--out", tmp_path / "out", "--judge", tmp_path / "judge",
+        "--number", "2", "--amounts-of", "1", "--labels", "200", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    figures = json.loads(out)["attributes"]
+    assert len(figures) > 1
+    assert all(name.replace("_", " ") in page for name in figures)
