@@ -149,20 +149,66 @@ def judge(arguments: argparse.Namespace) -> None:
         write_whole(result, (json.dumps({**about, **report}, indent=2) + "\n").encode())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A figure of the table: how it is found in a report, shown, and whether more of it is better."""
+
+    find: Callable[[dict[str, Any]], float]
+    shown: str
+    more: bool
+
+
+def edited(report: dict[str, Any], figure: str) -> float:
+    """A figure of edits; the error as a share of the unedited image's."""
+    mean = report["edits"]["mean"]
+    return mean["edited"]["hit"] if figure == "hit" else mean["edited"]["mse"] / mean["unedited"]["mse"]
+
+
+JUDGED = {
+    "AUROC of z": Column(find=lambda r: r["probes"]["mean"]["z"], shown=".3f", more=True),
+    "edits seen": Column(find=lambda r: edited(r, "hit"), shown=".0%", more=True),
+    "error of edits": Column(find=lambda r: edited(r, "mse"), shown=".2f", more=False),
+    "error of z alone": Column(find=lambda r: r["alone"]["mse"], shown=".4f", more=False),
+    "FD": Column(find=lambda r: r["pictures"]["fd_efflite0"]["z"], shown=".0f", more=False),
+}
+"""What a row's place is the mean rank of."""
+ASIDE = {
+    name: Column(find=lambda r, key=key: r["probes"]["attributes"][key]["z"]["score"], shown=".3f", more=True)
+    for name, key in (("smile", "smile"), ("closed eyes", "eyes_closed"))
+}
+"""AUROC of the hardest attributes."""
+
+
 def table(arguments: argparse.Namespace) -> None:
-    found = [json.loads(path.read_text()) | {"run": path.stem} for path in Path(arguments.out).glob("*.judged")]
-    found.sort(key=lambda report: -report["probes"]["mean"]["z"])
-    columns = ["run", "change", "iterations", "AUROC of z", "smile", "eyes"]
-    columns += ["edits seen", "error of edits", "error of z alone", "FD"]
-    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
-    for report in found:
-        auroc, edits = report["probes"]["attributes"], report["edits"]["mean"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(Path(arguments.out).glob("*.judged")):
+        report = json.loads(path.read_text())
+        found.setdefault(report["row"], []).append(report)
+
+    def mean(row: str, column: Column) -> float:
+        return sum(column.find(report) for report in found[row]) / len(found[row])
+
+    places = dict.fromkeys(found, 0.0)
+    for column in JUDGED.values():
+        order = sorted(found, key=lambda row, c=column: mean(row, c), reverse=column.more)
+        for place, row in enumerate(order, 1):
+            places[row] += place / len(JUDGED)
+    columns = {**JUDGED, **ASIDE}
+    print(
+        f"| change | seeds | iterations | {' | '.join(columns)} | mean rank |",
+        "|---" * (4 + len(columns)) + "|",
+        sep="\n",
+    )
+    for row in sorted(found, key=lambda row: places[row]):
+        cells = []
+        for column in columns.values():
+            values = [format(column.find(report), column.shown) for report in found[row]]
+            cells.append(", ".join(values))
+        first = found[row][0]
         print(
-            f"| {report['run']} | {report['says']} | {report['iterations']} | {report['probes']['mean']['z']:.3f} "
-            f"| {auroc['smile']['z']['score']:.3f} | {auroc['eyes_closed']['z']['score']:.3f} "
-            f"| {edits['edited']['hit']:.0%} | {edits['edited']['mse'] / edits['unedited']['mse']:.2f} "
-            f"| {report['alone']['mse']:.4f} | {report['pictures']['fd_efflite0']['z']:.0f} |"
-        )
+            f"| {first['says']} | {len(found[row])} | {first['iterations']} | {' | '.join(cells)} "
+            f"| {places[row]:.1f} |"
+        )  # fmt: skip
 
 
 def main() -> None:
