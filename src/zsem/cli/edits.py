@@ -77,9 +77,12 @@ class Edit(Command):
     out: Annotated[str, arg(metavar="DIR")]
     """folder for the edited images and the picture"""
     set: Annotated[str | None, arg(metavar="NAME=P,..")] = None
-    """attributes and the probabilities (or real values) to bring them to, e.g. smile=0.9,hat=0"""
+    """attributes and the probabilities (or real values) to bring them to at least, e.g. smile=0.9,hat=0: more of a
+    probability above a half, and less of one below, stays as it is"""
     keep: Annotated[str | None, arg(metavar="NAME,..")] = None
     """attributes that must not change, as far as their probes can tell"""
+    exact: FlagCreatePairsOff[bool] = False
+    """take images that have more than --set asks for back to it, e.g. for a fainter smile"""
     clamp: FlagCreatePairsOff[bool] = False
     """stop at three sigma, where --set asks for codes further away than that, and miss it"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None
@@ -132,8 +135,8 @@ class Edit(Command):
     def _check(self) -> None:
         if (self.set is None) == (self.direction is None):
             raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE")
-        if self.direction is not None and (self.keep or self.semantics or self.clamp):
-            raise ZsemError("--keep, --semantics and --clamp go with --set: a direction is taken as it is")
+        if self.direction is not None and (self.keep or self.semantics or self.exact or self.clamp):
+            raise ZsemError("--keep, --semantics, --exact and --clamp go with --set: a direction is taken as it is")
         for option, value in (("rescale", self.rescale), ("keep-noise", self.keep_noise)):
             if not 0 <= value <= 1:
                 raise ZsemError(f"--{option} must lie in 0..1, not {value:g}")
@@ -177,7 +180,7 @@ class Edit(Command):
         semantics, goals = Semantics.load(folder, model), requested(self.set)
         keep = [name.strip() for name in (self.keep or "").split(",") if name.strip()]
         return Plan(
-            move=lambda z: semantics.move(z, goals, keep=keep, clamp=self.clamp),
+            move=lambda z: semantics.move(z, goals, keep=keep, exact=self.exact, clamp=self.clamp),
             scores=lambda z: {name: torch.from_numpy(semantics.score(z, name)) for name in (*goals, *keep)},
             requested=goals,
             unit="probability",
