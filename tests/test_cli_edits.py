@@ -163,9 +163,7 @@ def test_results_do_not_depend_on_the_chunks(zsem, run, few, direction, tmp_path
 
 def test_the_command_has_the_defaults_of_the_function():
     defaults = {field.name: field.default for field in fields(Edit)}
-    assert (defaults["scale"], defaults["rescale"], defaults["interval"]) == (
-        edits.SCALE, edits.RESCALE, edits.INTERVAL,
-    )  # fmt: skip
+    assert (defaults["scale"], defaults["rescale"], defaults["interval"]) == (edits.SCALE, edits.RESCALE, None)
 
 
 @pytest.mark.parametrize(

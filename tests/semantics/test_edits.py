@@ -11,6 +11,7 @@ from PIL import Image
 from zsem.data.images import load_images
 from zsem.data.pixels import to_uint8
 from zsem.diffusion.guidance import Extrapolate
+from zsem.diffusion.schedule import NoiseSchedule
 from zsem.semantics import edits
 from zsem.semantics.edits import edit, find_mask, interpolate, masks_for, read_mask, renewed
 from zsem.values import draws
@@ -79,6 +80,23 @@ def test_the_edit_is_delta_guidance_with_the_own_noise(small_model, codes):
     plain = small_model.decode(replace(codes, z=z))
     assert torch.equal(edit(small_model, codes, z, scale=1.0), plain)
     assert not torch.allclose(expected, plain)
+
+
+@pytest.mark.parametrize("timesteps", [1000, 200])
+def test_the_usual_intervals_are_shares_of_the_models_timesteps(small_model, pixels, timesteps):
+    config = replace(small_model.config, schedule=NoiseSchedule.Config(timesteps=timesteps))
+    model = type(small_model)(config).eval()
+    model.load_state_dict(small_model.state_dict())
+    codes = model.encode(pixels, steps=12)
+    z = codes.z + STEP
+    usual = edit(model, codes, z, scale=3.0)
+    assert torch.equal(usual, edit(model, codes, z, scale=3.0, interval=(timesteps // 10, timesteps)))
+    assert not torch.equal(usual, edit(model, codes, z, scale=3.0, interval=None))
+    assert not torch.equal(usual, edit(model, codes, z, scale=1.0))
+    # read while masks are made: their regions may be equal though what was compared is not
+    compared = edits.timesteps_of(model, edits.COMPARED)
+    assert compared == (timesteps // 50, 3 * timesteps // 10)
+    assert torch.equal(find_mask(model, codes, z), find_mask(model, codes, z, interval=compared))
 
 
 @pytest.mark.parametrize("codec", ["exact", "offsets", "ddim"])

@@ -99,8 +99,8 @@ class Edit(Command):
     """how far to extrapolate from the old code to the new one in every step: 1 = not at all"""
     rescale: float = 0.5
     """0..1, how far the contrast of extrapolated predictions is pulled back"""
-    interval: Annotated[tuple[float, float], arg(metavar="FIRST LAST")] = (100.0, 1000.0)
-    """first and last timestep at which to extrapolate; 0 1000 for all"""
+    interval: Annotated[tuple[float, float] | None, arg(metavar="FIRST LAST")] = None
+    """first and last timestep at which to extrapolate; by default all but the first tenth, 100 1000 of 1000"""
     keep_noise: float = 1.0
     """0..1, how much of the stochastic code to keep: less lets the image change more"""
     full_size: FlagCreatePairsOff[bool] = False
@@ -194,7 +194,7 @@ class Edit(Command):
         z = plan.move(codes.z)
         masks = None if self.mask is None else masks_for(model, codes, z, self.mask)
         results = edit(
-            model, codes, z, scale=self.scale, rescale=self.rescale, interval=self.interval,
+            model, codes, z, scale=self.scale, rescale=self.rescale, interval=self.interval or "auto",
             keep_noise=self.keep_noise, mask=masks, seed=self.seed, first=first,
         )  # fmt: skip
         again = model.encode(intensity.restore(results), noise=False)
