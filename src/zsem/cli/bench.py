@@ -30,9 +30,9 @@ MEANING = (
     "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
     "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
-    "judge takes for what was asked. Leakage: changes of all other attributes over that of the target. |achieved - "
-    "requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; the unedited image has "
-    "the error beside it. MSE outside: change of pixels in which the truth does not differ.",
+    "judge takes for what was asked. Leakage: changes of all other attributes over the net change of the target. "
+    "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; the unedited "
+    "image has the error beside it. MSE outside: change of pixels in which the truth does not differ.",
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
     "the best that this decoder can do with a code.",
 )

@@ -116,7 +116,8 @@ class EditBench:
                 continue
             results.append(self.attribute(name))
             default = results[-1].methods[DEFAULT]
-            say(f"{name}: {default.hit:.0%} of the edits are seen, leakage {default.leakage:.2f}")
+            leakage = "unknown" if default.leakage is None else f"{default.leakage:.2f}"
+            say(f"{name}: {default.hit:.0%} of the edits are seen, leakage {leakage}")
         return results
 
     def attribute(self, name: str) -> AttributeResult:
