@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report
 from zsem.cli.images import open_autoencoder
 from zsem.evaluation.bench_edit import BenchOptions
@@ -26,6 +27,8 @@ COLUMNS = {
     "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
 }  # fmt: skip
 """Figures and what they are called in tables."""
+DONE = "attributes"
+"""The folder in DIR with what is done of them."""
 MEANING = (
     "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
@@ -43,7 +46,8 @@ class BenchEdit(Command):
     """Flip every attribute in held-out images by several methods, and judge what became of them.
 
     DATA needs 0/1 attributes and held-out images. With avatars the true counterfactuals are drawn as well. DIR then
-    holds results.json and report.html; the judge is trained once and kept.
+    holds results.json and report.html; the judge is trained once and kept. Attributes that are done are kept
+    as well: the same command goes on where it was stopped.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -60,11 +64,12 @@ class BenchEdit(Command):
 
     def run(self) -> Report:
         from zsem.data.images import load_images
-        from zsem.evaluation.bench_edit import EditBench, as_json
+        from zsem.evaluation.bench_edit import EditBench, as_json, check_options
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
 
+        check_options(self.options)
         out, model = Path(self.out), open_autoencoder(self.model)
         config = model.config
         images = binary_attributes(
@@ -74,9 +79,9 @@ class BenchEdit(Command):
             )
         )  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
-        judge = judge_for(images, out / "judge" if self.judge is None else self.judge)
+        judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         bench = EditBench(model, images, semantics_of(model, images, self.labels), judge, self.options)
-        results = bench.run(print)
+        results = bench.run(say, out / DONE)
         figures = as_json(results)
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())
         title = f"Edits of {Path(self.model).name}"
