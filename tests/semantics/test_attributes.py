@@ -299,6 +299,8 @@ def test_imported_classifiers_are_moved_by_as_well(semantics, model, z, tmp_path
     torch.testing.assert_close(alone.direction("a").vector, alone.direction("a", "logistic").vector)
     with pytest.raises(ZsemError, match="Smiling was imported without images"):
         alone.direction("Smiling", "mean")
+    with pytest.raises(ZsemError, match="nothing to save"):
+        alone.save(tmp_path)
     semantics.save(tmp_path)
     both = Semantics.load(tmp_path, model)
     assert set(both.attributes) == {*NAMES, "Smiling"} and both["a"].centres is not None

@@ -213,6 +213,7 @@ def test_a_model_whose_sides_are_padded(small_model, image_folder):
         ({"mask": torch.zeros(3, 16, 16)}, r"not \[3, 16, 16\]"),
         ({"mask": torch.full((16, 16), 2.0)}, r"a mask must lie in 0\.\.1, this one has 2 to 2"),
         ({"mask": "nowhere.png"}, "nowhere.png cannot be read"),
+        ({"interval": (800, 100)}, "the first and the last timestep: 800 comes after 100"),
         ({"keep_noise": 1.5}, r"keep_noise must lie in 0\.\.1, not 1.5"),
     ],
 )

@@ -14,6 +14,7 @@ from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report
 from zsem.cli.images import open_autoencoder
 from zsem.evaluation.bench_edit import BenchOptions
+from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from zsem.data.images import ImageSet
@@ -34,8 +35,8 @@ MEANING = (
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
     "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
     "judge takes for what was asked. Leakage: changes of all other attributes over the net change of the target. "
-    "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; the unedited "
-    "image has the error beside it. MSE outside: change of pixels in which the truth does not differ.",
+    "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; beside it "
+    "that of the unedited image. MSE outside: change of pixels in which the truth does not differ.",
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
     "the best that this decoder can do with a code.",
 )
@@ -69,6 +70,8 @@ class BenchEdit(Command):
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
 
+        if self.labels < 4:
+            raise ZsemError(f"--labels must be at least 4, not {self.labels}")
         check_options(self.options)
         out, model = Path(self.out), open_autoencoder(self.model)
         config = model.config
@@ -91,9 +94,10 @@ class BenchEdit(Command):
 
 def semantics_of(model: DiffusionAutoencoder, images: ImageSet, labels: int) -> Semantics:
     """What the attributes mean, learned from so many training images."""
+    from zsem.evaluation.attributes import labelled_part
     from zsem.semantics.attributes import learn
 
-    some = images.split("train").limit(labels)
+    some = labelled_part(images.split("train")).limit(labels)
     z = model.encode(some, noise=False, batch_size=64).z
     return learn(z, some.attributes, model, groups=some.groups or None)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, progress
+from zsem.cli.directions import names_in
 from zsem.cli.images import (
     SHOWN,
     SHOWN_PIXELS,
@@ -173,12 +174,13 @@ class Edit(Command):
     def _by_attributes(self, model: DiffusionAutoencoder) -> Plan:
         import torch
 
+        from zsem.models.base import find_model
         from zsem.semantics.attributes import Semantics
 
         assert self.set is not None
-        folder = Path(self.semantics or Path(self.model) / "semantics")
+        folder = Path(self.semantics) if self.semantics else find_model(self.model) / "semantics"
         semantics, goals = Semantics.load(folder, model), requested(self.set)
-        keep = [name.strip() for name in (self.keep or "").split(",") if name.strip()]
+        keep = names_in(self.keep)
         return Plan(
             move=lambda z: semantics.move(z, goals, keep=keep, exact=self.exact, clamp=self.clamp),
             scores=lambda z: {name: torch.from_numpy(semantics.score(z, name)) for name in (*goals, *keep)},
@@ -276,6 +278,8 @@ def requested(text: str) -> dict[str, float]:
     goals: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        if name.strip() in goals:
+            raise ZsemError(f"--set {text} asks for {name.strip()} twice: leave out one of the two")
         try:
             goals[name.strip()] = float(value)
         except ValueError:

@@ -163,12 +163,17 @@ class Semantics:
         return float(directions.lengths(to_float64(direction.vector)[None], to_float64(self.covariance))[0])
 
     def save(self, folder: str | Path) -> Path:
-        """Write what was learned (not what was imported) to one file in `folder`, whole or not at all; its path."""
+        """Write what was learned (not what was imported) to one file in `folder`, whole or not at all; its path.
+
+        Raises ZsemError where nothing was learned.
+        """
         import safetensors.torch
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         learned = {name: a for name, a in self.attributes.items() if a.centres is not None}
+        if not learned:
+            raise ZsemError("no attribute was learned, so there is nothing to save: imported classifiers have a file")
+        folder.mkdir(parents=True, exist_ok=True)
         entries = [_entry(name, attribute) for name, attribute in learned.items()]
         tensors = {
             "mean": self.mean, "std": self.std, "covariance": self.covariance,

@@ -75,11 +75,14 @@ def edit(
     mask: where the image may change, 0..1, [h, w] for all images or [n, h, w]; an image file, cropped and resized as
         the images are; or "auto", see `find_mask`. Where it is 0 the result is the original, exactly.
     seed, first: of the fresh noise, and the first image's position; each image's depends on both alone.
-    Raises ZsemError for codes without noise, and masks that do not fit.
+    Raises ZsemError for codes without noise, masks that do not fit, and an interval back to front.
     """
     noise, z_new = _noise(codes), z_new.to(codes.z)
     if not 0 <= keep_noise <= 1:
         raise ZsemError(f"keep_noise must lie in 0..1, not {keep_noise:g}")
+    limits = timesteps_of(model, INTERVAL) if interval == "auto" else interval
+    if limits is not None and limits[0] > limits[1]:
+        raise ZsemError(f"interval is the first and the last timestep: {limits[0]:g} comes after {limits[1]:g}")
     masks = None if mask is None else masks_for(model, codes, z_new, mask, batch_size=batch_size)
     if keep_noise < 1:
         fresh = model.fresh_noise(len(codes), seed=seed, first=first).x_T
@@ -91,7 +94,6 @@ def edit(
     if not changed.all():
         out[~changed] = model.decode(codes[~changed], batch_size=batch_size)
     if changed.any():
-        limits = timesteps_of(model, INTERVAL) if interval == "auto" else interval
         guidance = {"scale": scale, "rescale": rescale, "interval": limits}
         out[changed] = _decode(
             model, codes[changed], target[changed], None if masks is None else masks[changed], guidance,
