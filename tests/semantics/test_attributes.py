@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.semantics.attributes import IMPORTED, Semantics, learn
-from zsem.semantics.choice import choose, exclusive_pairs, halves
+from zsem.semantics.choice import _Half, choose, exclusive_pairs, halves
 from zsem.semantics.directions import constrained, lengths
 from zsem.semantics.probes import Probe
 from zsem.values.direction import save_directions
@@ -252,6 +252,17 @@ def test_groups_are_never_divided_in_halves():
     assert 20 < first.sum() < 54
     assert all(len({first[i] for i, g in enumerate(groups) if g == name}) == 1 for name in set(groups) - {""})
     assert halves(100, None, 0).sum() == 50 and (halves(100, None, 0) != halves(100, None, 1)).any()
+
+
+def test_independent_probes_of_real_values_do_not_divide_groups():
+    """Many pictures of few patients: left out one by one, the others of a patient tell its label."""
+    rng = generator(40)
+    codes = np.repeat(rng.standard_normal((16, 30)), 12, axis=0) + 1e-3 * rng.standard_normal((192, 30))
+    age, groups = np.repeat(rng.standard_normal(16), 12), [str(i // 12) for i in range(192)]
+    probes = {"age": Probe().fit(codes, age, groups)}
+    weights = [_Half(codes, {"age": age}, probes, known).weights["age"] for known in (groups, None)]
+    np.testing.assert_allclose(weights[0], probes["age"].coef_ / age.std())
+    assert np.linalg.norm(weights[0]) < 0.9 * np.linalg.norm(weights[1])
 
 
 def test_what_was_learned_comes_back_from_its_file(semantics, model, z, tmp_path):
