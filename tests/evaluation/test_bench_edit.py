@@ -193,6 +193,14 @@ def test_a_bench_that_was_stopped_goes_on_where_it_was(model, images, semantics,
         bench.run(folder=tmp_path)
 
 
+def test_the_command_tells_what_cannot_be_before_it_trains_a_judge(zsem, model, faces, tmp_path):
+    model.save(tmp_path / "model")
+    for options, sentence in ((("--number", "20"), "only 30 are held out"), (("--labels", "0"), "--labels must be at")):
+        code, out, err = zsem("bench", "edit", tmp_path / "model", faces, "--out", tmp_path / "out", *options)
+        assert (code, out) == (2, "") and sentence in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_writes_a_page_and_figures(zsem, model, semantics, judge, images, faces, tmp_path):
     model.save(tmp_path / "model")
     trained = Judge(judge.config)

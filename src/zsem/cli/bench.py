@@ -65,14 +65,13 @@ class BenchEdit(Command):
 
     def run(self) -> Report:
         from zsem.data.images import load_images
-        from zsem.evaluation.bench_edit import EditBench, as_json, check_options
+        from zsem.evaluation.bench_edit import EditBench, as_json, check
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
 
         if self.labels < 4:
             raise ZsemError(f"--labels must be at least 4, not {self.labels}")
-        check_options(self.options)
         out, model = Path(self.out), open_autoencoder(self.model)
         config = model.config
         images = binary_attributes(
@@ -81,6 +80,7 @@ class BenchEdit(Command):
                 background=config.background, group=model.history.get("group"),
             )
         )  # fmt: skip
+        check(self.options, images)  # before the judge takes its minutes
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         bench = EditBench(model, images, semantics_of(model, images, self.labels), judge, self.options)

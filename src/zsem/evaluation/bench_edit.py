@@ -93,7 +93,7 @@ class EditBench:
         Raises ZsemError where the judge knows none of the attributes, or others than the images have, or there are too
         few held-out images to calibrate it on.
         """
-        check_options(options)
+        check(options, images)
         self.model, self.semantics, self.judge, self.options = model, semantics, judge, options
         self.names = [n for n in judge.config.attributes if n in semantics.attributes and semantics[n].binary]
         if not self.names:
@@ -104,11 +104,6 @@ class EditBench:
             )
         held_out = images.held_out()
         order = draws.generator(options.seed, ORDER_DRAW).permutation(len(held_out)).tolist()
-        if len(order) < 2 * options.number:
-            raise ZsemError(
-                f"{options.number} images are edited and as many more calibrate the judge, and only {len(order)} are "
-                "held out: lower the number, or hold out more"
-            )
         self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
         self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
         labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
@@ -276,11 +271,17 @@ class EditBench:
             yield slice(start, start + self.options.batch_size)
 
 
-def check_options(options: BenchOptions) -> None:
-    """Raise ZsemError for numbers that nothing can be measured with."""
+def check(options: BenchOptions, images: ImageSet) -> None:
+    """Raise ZsemError for numbers that nothing can be measured with, on these images; takes no time."""
     for field in ("number", "amounts_of", "batch_size"):
         if getattr(options, field) < 1:
             raise ZsemError(f"--{field.replace('_', '-')} must be at least 1, not {getattr(options, field)}")
+    held_out = len(images.held_out())
+    if held_out < 2 * options.number:
+        raise ZsemError(
+            f"{options.number} images are edited and as many more calibrate the judge, and only {held_out} are "
+            "held out: lower the number, or hold out more"
+        )
 
 
 def write_result(
