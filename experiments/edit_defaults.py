@@ -79,7 +79,7 @@ class Case:
         if semantics is None:
             new = run.moved(codes, run.mean_difference(name))
         else:
-            away, towards = (semantics.move(codes.z, {name: goal}) for goal in (1 - GOAL, GOAL))
+            away, towards = (semantics.move(codes.z, {name: goal}, exact=True) for goal in (1 - GOAL, GOAL))
             new = replace(codes, z=torch.where(target[:, None] == 1, towards, away))
         return Case(
             name=name, codes=codes, new=new, target=target, truth=torch.stack(truth),

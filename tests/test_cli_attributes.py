@@ -185,6 +185,7 @@ def test_directions_of_other_images(zsem, trained, faces, tmp_path):
         (("directions", "RUN", "--method", "pca"), "pca looks at codes of images: name DATA after RUN"),
         (("directions", "RUN", "--method", "sefa", "--keep", "a"), "--keep is for directions of attributes"),
         (("directions", "RUN", "--method", "sefa", "--components", "99"), "there are 8 components here, not 99"),
+        (("directions", "RUN", "--method", "pca", "IMAGES", "--limit", "0"), "--limit must be at least 4, not 0"),
         (("attributes", "RUN", "IMAGES"), "has no labels: put a table attributes.csv beside the images"),
         (("attributes", "RUN", "IMAGES", "--labels", "1"), "--labels must be at least 4, not 1"),
         (("attributes", "someone/model", "IMAGES"), "someone/model is no folder here to write to"),

@@ -93,6 +93,27 @@ def test_the_achieved_probability_is_that_of_the_written_images(zsem, run, few, 
     assert [entry["achieved"]["red"] for entry in figures["images"]] == pytest.approx(scores.tolist())
 
 
+def test_what_is_beyond_a_request_stays_to_the_bit_unless_it_is_meant_exactly(zsem, run, few, small_model, tmp_path):
+    from zsem.semantics.attributes import Semantics
+
+    z = small_model.encode(load_images(few, size=16), noise=False).z
+    score = float(Semantics.load(run / "semantics", small_model).score(z, "red")[0])
+    fainter = f"red={(score + 0.5) / 2}"
+    for more, same in (([], True), (["--exact"], False)):
+        code, _, err = zsem(
+            "edit", run, few / "00.png", "--set", fainter, "--scale", 50, *more, "--out", tmp_path / f"{same}"
+        )
+        assert code == 0, err
+        assert np.array_equal(array(tmp_path / f"{same}" / "00.png"), array(few / "00.png")) is same
+
+
+def test_models_that_are_found_by_name_have_their_attributes(zsem, run, few, tmp_path, monkeypatch):
+    monkeypatch.setattr("zsem.models.base.ASSETS", run.parent)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zsem("edit", run.name, few / "00.png", "--set", "red=0.5", "--out", "out")
+    assert code == 0, err
+
+
 def test_the_table_says_requested_and_achieved(zsem, run, few, tmp_path):
     _, out, _ = zsem("edit", run, few, "--set", "red=0.9,blue=0.2", "--out", tmp_path, "--limit", "2")
     assert "requested" in out and "achieved" in out
@@ -163,9 +184,7 @@ def test_results_do_not_depend_on_the_chunks(zsem, run, few, direction, tmp_path
 
 def test_the_command_has_the_defaults_of_the_function():
     defaults = {field.name: field.default for field in fields(Edit)}
-    assert (defaults["scale"], defaults["rescale"], defaults["interval"]) == (
-        edits.SCALE, edits.RESCALE, edits.INTERVAL,
-    )  # fmt: skip
+    assert (defaults["scale"], defaults["rescale"], defaults["interval"]) == (edits.SCALE, edits.RESCALE, None)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +194,9 @@ def test_the_command_has_the_defaults_of_the_function():
         (["--set", "red=1", "--direction", "x"], "with either --set smile=0.9 or --direction FILE"),
         (["--set", "red"], "--set red is not understood at 'red': write smile=0.9,hat=0"),
         (["--set", "red=much"], "not understood at 'red=much'"),
+        (["--set", "red=0.1,blue=1,red=0.9"], "asks for red twice: leave out one of the two"),
+        (["--direction", "DIR/one.safetensors", "--exact"], "go with --set"),
+        (["--set", "red=0.5", "--interval", "800", "100"], "800 comes after 100"),
         (["--set", "red=nan"], "asks for what is no number"),
         (["--set", "rde=0.5"], "did you mean red?"),
         (["--set", "red=1.5"], "red is asked for with 1.5, which is no probability"),

@@ -36,6 +36,19 @@ def test_celebas_annotations_are_read_by_the_names_of_images(bare, tmp_path):
     assert found.classes == () and found.images.attributes["Young"].dtype == np.float32
 
 
+def test_annotations_of_other_images_beside_these_are_passed_over(bare, tmp_path):
+    (tmp_path / "images").mkdir()
+    strange = replace(bare, paths=["a.png", "b.png", "c.png", "d.png"], source=str(tmp_path / "images"))
+    labelled = replace(strange, attributes={"red": np.ones(4, np.float32)})
+    (tmp_path / annotations.ANNOTATIONS[0]).write_text(CELEBA)
+    assert list(with_labels(labelled).images.attributes) == ["red"]
+    with pytest.raises(ZsemError, match="has no labels"):
+        with_labels(strange)
+    (tmp_path / "images" / annotations.ANNOTATIONS[0]).write_text(CELEBA)
+    with pytest.raises(ZsemError, match="names none of these images"):  # those in the folder are meant for it
+        with_labels(labelled)
+
+
 @pytest.mark.parametrize("name", annotations.ANNOTATIONS)
 @pytest.mark.parametrize("place", ["images", "."])
 def test_annotations_are_found_beside_the_images(bare, tmp_path, name, place):

@@ -22,6 +22,7 @@ from zsem.evaluation.bench_edit import (
     BenchOptions,
     EditBench,
     as_json,
+    read_result,
 )
 from zsem.models.judge import Judge
 from zsem.nets.encoder import SemanticEncoder
@@ -95,8 +96,10 @@ def test_the_masked_edit_changes_less(result):
 
 def test_requests_are_reached_in_the_probes_own_probability(bench, semantics):
     requested = torch.tensor([LOW, HIGH, HIGH, LOW, HIGH, LOW], dtype=torch.float64)
-    z = bench.moved(bench.codes.z, "smile", requested, DEFAULT)
-    assert np.allclose(semantics.score(z, "smile"), requested, atol=1e-3)
+    exact, z = (bench.moved(bench.codes.z, "smile", requested, DEFAULT, exact=exact) for exact in (True, False))
+    assert np.allclose(semantics.score(exact, "smile"), requested, atol=1e-3)
+    side = np.sign(requested.numpy() - 0.5)
+    assert (side * (semantics.score(z, "smile") - requested.numpy()) > -1e-3).all()  # at least
 
 
 def test_random_steps_are_as_long_as_the_defaults(bench, semantics):
@@ -135,6 +138,69 @@ def test_too_few_images_are_told(model, images, semantics, judge):
         EditBench(model, images, semantics, judge, replace(OPTIONS, number=20))
 
 
+@pytest.mark.parametrize("field", ["number", "amounts_of", "batch_size"])
+def test_numbers_that_measure_nothing_are_told(model, images, semantics, judge, field):
+    with pytest.raises(ZsemError, match=rf"--{field.replace('_', '-')} must be at least 1, not 0"):
+        EditBench(model, images, semantics, judge, replace(OPTIONS, **{field: 0}))
+
+
+def test_labels_that_cannot_calibrate_the_judge_are_told(model, images, semantics, judge):
+    constant = {**images.attributes, "hat": np.zeros(len(images), np.float32)}
+    with pytest.raises(ZsemError, match=r"calibrate the judge all have one label of hat or none"):
+        EditBench(model, replace(images, attributes=constant), semantics, judge, OPTIONS)
+    fewer = {name: values for name, values in images.attributes.items() if name != "hat"}
+    with pytest.raises(ZsemError, match=r"the judge knows hat, which .* has no labels for"):
+        EditBench(model, replace(images, attributes=fewer), semantics, judge, OPTIONS)
+
+
+def test_a_bench_that_was_stopped_goes_on_where_it_was(model, images, semantics, judge, tmp_path, monkeypatch):
+    options = replace(OPTIONS, number=1, amounts_of=1)
+    bench = EditBench(model, images, semantics, judge, options)
+    bench.names = ["smile", "glasses"]
+    measure, measured = EditBench.attribute, []
+
+    def stopped_at(stop):
+        def attribute(self, name):
+            if name == stop:
+                raise KeyboardInterrupt
+            measured.append(measure(self, name))
+            return measured[-1]
+
+        monkeypatch.setattr(EditBench, "attribute", attribute)
+
+    stopped_at("glasses")
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(folder=tmp_path)
+    stopped_at(None)
+    results = bench.run(folder=tmp_path)
+    again = bench.run(folder=tmp_path)
+    assert [result.name for result in measured] == ["smile", "glasses"]  # once each
+    assert as_json(again) == as_json(results) == as_json(measured)
+    for one, other in zip(again, measured, strict=True):
+        assert list(one.pictures) == list(other.pictures)
+        assert all(torch.equal(one.pictures[name], other.pictures[name]) for name in one.pictures)
+    # with anything else than it was made with, a result is made again
+    changed = {name: replace(a, choice=replace(a.choice, g=1.0, lam=0.0)) for name, a in semantics.attributes.items()}
+    for others in (
+        EditBench(model, images, semantics, judge, replace(options, seed=1)),
+        EditBench(model, images, replace(semantics, attributes=changed), judge, options),
+    ):
+        others.names = ["smile", "glasses"]
+        assert read_result(tmp_path / others.file("smile"), others.origin(), others.directions("smile")) is None
+    file = tmp_path / bench.file("smile")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ZsemError, match=r"is damaged .* delete it"):
+        bench.run(folder=tmp_path)
+
+
+def test_the_command_tells_what_cannot_be_before_it_trains_a_judge(zsem, model, faces, tmp_path):
+    model.save(tmp_path / "model")
+    for options, sentence in ((("--number", "20"), "only 30 are held out"), (("--labels", "0"), "--labels must be at")):
+        code, out, err = zsem("bench", "edit", tmp_path / "model", faces, "--out", tmp_path / "out", *options)
+        assert (code, out) == (2, "") and sentence in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_writes_a_page_and_figures(zsem, model, semantics, judge, images, faces, tmp_path):
     model.save(tmp_path / "model")
     trained = Judge(judge.config)
@@ -150,5 +216,6 @@ def test_the_command_writes_a_page_and_figures(zsem, model, semantics, judge, im
     assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     figures = json.loads(out)["attributes"]
+    assert len(list((tmp_path / "out" / "attributes").iterdir())) == len(figures)  # what a stopped command goes on from
     assert len(figures) > 1
     assert all(name.replace("_", " ") in page for name in figures)

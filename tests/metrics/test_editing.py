@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zsem.metrics.editing import Calibration, EditEffect, monotonicity
+from zsem.metrics.editing import Calibration, EditEffect, monotonicity, region
 from zsem.values import draws
 
 
@@ -53,7 +53,7 @@ def test_figures_are_those_of_a_loop():
     assert figures.change == pytest.approx(np.mean([d if requested[i] > 0.5 else -d for i, d in enumerate(own)]))
     assert figures.hit == np.mean([bool(after[i, 1] > 0.5) == bool(requested[i] > 0.5) for i in rows])
     others = sum(abs(float(after[i, j] - before[i, j])) for i in rows for j in (0, 2))
-    assert figures.leakage == pytest.approx(others / sum(map(abs, own)))
+    assert figures.change > 0 and figures.leakage == pytest.approx(others / (len(own) * figures.change))
     gaps = sorted(abs(float(after[i, 1] - requested[i])) for i in rows)
     assert figures.requested == pytest.approx(gaps[2])  # the lower of the two in the middle
     errors = [float(((edited[i] - truth[i]) / 2).double().square().mean()) for i in rows]
@@ -61,6 +61,22 @@ def test_figures_are_those_of_a_loop():
     assert (figures.error, figures.unedited) == (pytest.approx(np.mean(errors)), pytest.approx(np.mean(plain)))
     assert figures.nearer == np.mean(np.array(errors) < np.array(plain))
     assert figures.outside == pytest.approx(float(((edited - was)[:, :, :2] / 2).double().square().mean()))
+
+
+def test_changes_to_and_fro_are_no_success_that_leakage_is_divided_by():
+    before = torch.full((2, 2), 0.5)
+    effect = EditEffect(["a", "b"], "a")
+    effect.update(before, before + torch.tensor([[0.4, 0.1], [-0.4, 0.1]]), torch.tensor([0.9, 0.9]))
+    assert effect.compute().leakage is None
+    effect.update(before, before + torch.tensor([[0.4, 0.1], [0.4, -0.1]]), torch.tensor([0.9, 0.9]))
+    assert effect.compute().leakage == pytest.approx(0.4 / 0.8)
+
+
+def test_the_region_begins_at_one_grey_level():
+    levels = torch.arange(255, dtype=torch.uint8)[None, None, None]
+    was, wanted = (2 * part.float() / 255 - 1 for part in (levels, levels + 1))  # as stored pixels are normalised
+    assert region(*((part.double() + 1) / 2 for part in (was, wanted))).all()
+    assert not region(was.double(), was.double()).any()
 
 
 def test_without_counterfactuals_their_figures_are_missing():

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.semantics.attributes import IMPORTED, Semantics, learn
-from zsem.semantics.choice import choose, exclusive_pairs, halves
+from zsem.semantics.choice import _Half, choose, exclusive_pairs, halves
 from zsem.semantics.directions import constrained, lengths
 from zsem.semantics.probes import Probe
 from zsem.values.direction import save_directions
@@ -110,9 +110,12 @@ def test_mutually_exclusive_attributes_are_not_held_still(semantics):
 def test_moves_reach_all_targets_together_and_keep_the_rest(semantics, z):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some of them are far
-        moved = semantics.move(z, {"a": 0.9, "b": 0.25}, keep=("c", "d"))
-        lone = {method: semantics.move(z, {"a": 0.7}, method=method) for method in ("constrained", "logistic", "mean")}
-        kept = {m: semantics.move(z, {"a": 0.7, "b": 0.7}, keep=["c"], method=m) for m in lone}
+        moved = semantics.move(z, {"a": 0.9, "b": 0.25}, keep=("c", "d", "c"), exact=True)
+        lone = {
+            method: semantics.move(z, {"a": 0.7}, method=method, exact=True)
+            for method in ("constrained", "logistic", "mean")
+        }
+        kept = {m: semantics.move(z, {"a": 0.7, "b": 0.7}, keep=["c"], method=m, exact=True) for m in lone}
     np.testing.assert_allclose(semantics.score(moved, "a"), 0.9, atol=1e-4)
     np.testing.assert_allclose(semantics.score(moved, "b"), 0.25, atol=1e-4)
     for name in ("c", "d"):
@@ -127,6 +130,27 @@ def test_moves_reach_all_targets_together_and_keep_the_rest(semantics, z):
         np.testing.assert_allclose(semantics.score(kept[method], "b"), 0.7, atol=1e-4)
         np.testing.assert_allclose(semantics.score(kept[method], "c"), semantics.score(z, "c"), atol=1e-4)
     assert semantics.move(z, {}) is z
+
+
+@pytest.mark.parametrize(("asked", "side"), [(0.7, 1), (0.2, -1)])
+def test_what_is_beyond_a_askedstays_where_it_is(semantics, codes_and_labels, asked, side):
+    z = torch.from_numpy(codes_and_labels[0][:60]).float()
+    before = semantics.score(z, "a")
+    beyond = side * (before - asked) >= 0
+    assert 5 < beyond.sum() < 55
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        moved = semantics.move(z, {"a": asked})
+        exact = semantics.move(z, {"a": asked}, exact=True)
+        both = semantics.move(z, {"a": asked, "b": 0.9})
+        middle = semantics.move(z, {"a": 0.5})
+    assert torch.equal(moved[beyond], z[beyond])  # to the bit, so that the image is decoded as it was
+    np.testing.assert_allclose(semantics.score(moved[~beyond], "a"), asked, atol=1e-4)
+    np.testing.assert_allclose(semantics.score(exact, "a"), asked, atol=1e-4)
+    # other requests do not move it either
+    np.testing.assert_allclose(semantics.score(both[beyond], "a"), before[beyond], atol=1e-4)
+    assert (semantics.score(both, "b") > 0.9 - 1e-4).all()
+    np.testing.assert_allclose(semantics.score(middle, "a"), 0.5, atol=1e-4)
 
 
 def test_the_constrained_direction_is_that_of_the_closed_form(semantics):
@@ -153,7 +177,7 @@ def test_steps_of_more_than_three_sigma_are_told_and_only_shortened_on_demand(se
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         p = float(semantics.score(z[:1], "a")[0])
-        near = semantics.move(z[:1], {"a": 0.9 * p + 0.05})
+        near = semantics.move(z[:1], {"a": 0.9 * p + 0.05}, exact=True)
     assert float((near - z[:1]).norm()) > 0
 
 
@@ -230,6 +254,17 @@ def test_groups_are_never_divided_in_halves():
     assert halves(100, None, 0).sum() == 50 and (halves(100, None, 0) != halves(100, None, 1)).any()
 
 
+def test_independent_probes_of_real_values_do_not_divide_groups():
+    """Many pictures of few patients: left out one by one, the others of a patient tell its label."""
+    rng = generator(40)
+    codes = np.repeat(rng.standard_normal((16, 30)), 12, axis=0) + 1e-3 * rng.standard_normal((192, 30))
+    age, groups = np.repeat(rng.standard_normal(16), 12), [str(i // 12) for i in range(192)]
+    probes = {"age": Probe().fit(codes, age, groups)}
+    weights = [_Half(codes, {"age": age}, probes, known).weights["age"] for known in (groups, None)]
+    np.testing.assert_allclose(weights[0], probes["age"].coef_ / age.std())
+    assert np.linalg.norm(weights[0]) < 0.9 * np.linalg.norm(weights[1])
+
+
 def test_what_was_learned_comes_back_from_its_file(semantics, model, z, tmp_path):
     with_figures = replace(
         semantics, attributes={n: replace(a, figures={"auroc": 0.9}) for n, a in semantics.attributes.items()}
@@ -269,10 +304,14 @@ def test_imported_classifiers_are_moved_by_as_well(semantics, model, z, tmp_path
     alone = Semantics.load(tmp_path, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        np.testing.assert_allclose(alone.score(alone.move(z, {"Smiling": 0.8}, keep=["a"]), "Smiling"), 0.8, atol=1e-4)
+        np.testing.assert_allclose(
+            alone.score(alone.move(z, {"Smiling": 0.8}, keep=["a"], exact=True), "Smiling"), 0.8, atol=1e-4
+        )
     torch.testing.assert_close(alone.direction("a").vector, alone.direction("a", "logistic").vector)
     with pytest.raises(ZsemError, match="Smiling was imported without images"):
         alone.direction("Smiling", "mean")
+    with pytest.raises(ZsemError, match="nothing to save"):
+        alone.save(tmp_path)
     semantics.save(tmp_path)
     both = Semantics.load(tmp_path, model)
     assert set(both.attributes) == {*NAMES, "Smiling"} and both["a"].centres is not None

@@ -11,6 +11,7 @@ from PIL import Image
 from zsem.data.images import load_images
 from zsem.data.pixels import to_uint8
 from zsem.diffusion.guidance import Extrapolate
+from zsem.diffusion.schedule import NoiseSchedule
 from zsem.semantics import edits
 from zsem.semantics.edits import edit, find_mask, interpolate, masks_for, read_mask, renewed
 from zsem.values import draws
@@ -79,6 +80,29 @@ def test_the_edit_is_delta_guidance_with_the_own_noise(small_model, codes):
     plain = small_model.decode(replace(codes, z=z))
     assert torch.equal(edit(small_model, codes, z, scale=1.0), plain)
     assert not torch.allclose(expected, plain)
+
+
+@pytest.mark.parametrize("timesteps", [1000, 200])
+def test_the_usual_intervals_are_shares_of_the_models_timesteps(small_model, pixels, timesteps, monkeypatch):
+    config = replace(small_model.config, schedule=NoiseSchedule.Config(timesteps=timesteps))
+    model = type(small_model)(config).eval()
+    model.load_state_dict(small_model.state_dict())
+    codes = model.encode(pixels, steps=12)
+    z = codes.z + STEP
+    usual = edit(model, codes, z, scale=3.0)
+    assert torch.equal(usual, edit(model, codes, z, scale=3.0, interval=(timesteps // 10, timesteps)))
+    assert not torch.equal(usual, edit(model, codes, z, scale=3.0, interval=None))
+    assert not torch.equal(usual, edit(model, codes, z, scale=1.0))
+    compared = []
+
+    class Spied(edits.Comparison):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            compared.append(arguments[-1])
+
+    monkeypatch.setattr(edits, "Comparison", Spied)
+    find_mask(model, codes, z)
+    assert compared == [(timesteps // 50, 3 * timesteps // 10)]
 
 
 @pytest.mark.parametrize("codec", ["exact", "offsets", "ddim"])
@@ -195,6 +219,7 @@ def test_a_model_whose_sides_are_padded(small_model, image_folder):
         ({"mask": torch.zeros(3, 16, 16)}, r"not \[3, 16, 16\]"),
         ({"mask": torch.full((16, 16), 2.0)}, r"a mask must lie in 0\.\.1, this one has 2 to 2"),
         ({"mask": "nowhere.png"}, "nowhere.png cannot be read"),
+        ({"interval": (800, 100)}, "the first and the last timestep: 800 comes after 100"),
         ({"keep_noise": 1.5}, r"keep_noise must lie in 0\.\.1, not 1.5"),
     ],
 )

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report
 from zsem.cli.images import open_autoencoder
 from zsem.evaluation.bench_edit import BenchOptions
+from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from zsem.data.images import ImageSet
@@ -26,13 +28,15 @@ COLUMNS = {
     "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
 }  # fmt: skip
 """Figures and what they are called in tables."""
+DONE = "attributes"
+"""The folder in DIR with what is done of them."""
 MEANING = (
     "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
     "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
-    "judge takes for what was asked. Leakage: changes of all other attributes over that of the target. |achieved - "
-    "requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; the unedited image has "
-    "the error beside it. MSE outside: change of pixels in which the truth does not differ.",
+    "judge takes for what was asked. Leakage: changes of all other attributes over the net change of the target. "
+    "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; beside it "
+    "that of the unedited image. MSE outside: change of pixels in which the truth does not differ.",
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
     "the best that this decoder can do with a code.",
 )
@@ -43,7 +47,8 @@ class BenchEdit(Command):
     """Flip every attribute in held-out images by several methods, and judge what became of them.
 
     DATA needs 0/1 attributes and held-out images. With avatars the true counterfactuals are drawn as well. DIR then
-    holds results.json and report.html; the judge is trained once and kept.
+    holds results.json and report.html; the judge is trained once and kept. Attributes that are done are kept
+    as well: the same command goes on where it was stopped.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -60,11 +65,13 @@ class BenchEdit(Command):
 
     def run(self) -> Report:
         from zsem.data.images import load_images
-        from zsem.evaluation.bench_edit import EditBench, as_json
+        from zsem.evaluation.bench_edit import EditBench, as_json, check
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
 
+        if self.labels < 4:
+            raise ZsemError(f"--labels must be at least 4, not {self.labels}")
         out, model = Path(self.out), open_autoencoder(self.model)
         config = model.config
         images = binary_attributes(
@@ -73,10 +80,11 @@ class BenchEdit(Command):
                 background=config.background, group=model.history.get("group"),
             )
         )  # fmt: skip
+        check(self.options, images)  # before the judge takes its minutes
         out.mkdir(parents=True, exist_ok=True)
-        judge = judge_for(images, out / "judge" if self.judge is None else self.judge)
+        judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         bench = EditBench(model, images, semantics_of(model, images, self.labels), judge, self.options)
-        results = bench.run(print)
+        results = bench.run(say, out / DONE)
         figures = as_json(results)
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())
         title = f"Edits of {Path(self.model).name}"
@@ -86,9 +94,10 @@ class BenchEdit(Command):
 
 def semantics_of(model: DiffusionAutoencoder, images: ImageSet, labels: int) -> Semantics:
     """What the attributes mean, learned from so many training images."""
+    from zsem.evaluation.attributes import labelled_part
     from zsem.semantics.attributes import learn
 
-    some = images.split("train").limit(labels)
+    some = labelled_part(images.split("train")).limit(labels)
     z = model.encode(some, noise=False, batch_size=64).z
     return learn(z, some.attributes, model, groups=some.groups or None)
 

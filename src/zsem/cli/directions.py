@@ -81,6 +81,8 @@ class Directions(Command):
 
     def _check(self) -> None:
         """Raise ZsemError for what cannot be, whatever the model."""
+        if self.limit < 4:
+            raise ZsemError(f"--limit must be at least 4, not {self.limit}")
         if self.method in ATTRIBUTE_METHODS:
             return
         if self.method == "pca" and self.data is None:

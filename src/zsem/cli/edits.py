@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, progress
+from zsem.cli.directions import names_in
 from zsem.cli.images import (
     SHOWN,
     SHOWN_PIXELS,
@@ -77,9 +78,12 @@ class Edit(Command):
     out: Annotated[str, arg(metavar="DIR")]
     """folder for the edited images and the picture"""
     set: Annotated[str | None, arg(metavar="NAME=P,..")] = None
-    """attributes and the probabilities (or real values) to bring them to, e.g. smile=0.9,hat=0"""
+    """attributes and the probabilities (or real values) to bring them to at least, e.g. smile=0.9,hat=0: more of a
+    probability above a half, and less of one below, stays as it is"""
     keep: Annotated[str | None, arg(metavar="NAME,..")] = None
     """attributes that must not change, as far as their probes can tell"""
+    exact: FlagCreatePairsOff[bool] = False
+    """take images that have more than --set asks for back to it, e.g. for a fainter smile"""
     clamp: FlagCreatePairsOff[bool] = False
     """stop at three sigma, where --set asks for codes further away than that, and miss it"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None
@@ -96,8 +100,8 @@ class Edit(Command):
     """how far to extrapolate from the old code to the new one in every step: 1 = not at all"""
     rescale: float = 0.5
     """0..1, how far the contrast of extrapolated predictions is pulled back"""
-    interval: Annotated[tuple[float, float], arg(metavar="FIRST LAST")] = (100.0, 1000.0)
-    """first and last timestep at which to extrapolate; 0 1000 for all"""
+    interval: Annotated[tuple[float, float] | None, arg(metavar="FIRST LAST")] = None
+    """first and last timestep at which to extrapolate; by default all but the first tenth, 100 1000 of 1000"""
     keep_noise: float = 1.0
     """0..1, how much of the stochastic code to keep: less lets the image change more"""
     full_size: FlagCreatePairsOff[bool] = False
@@ -132,8 +136,8 @@ class Edit(Command):
     def _check(self) -> None:
         if (self.set is None) == (self.direction is None):
             raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE")
-        if self.direction is not None and (self.keep or self.semantics or self.clamp):
-            raise ZsemError("--keep, --semantics and --clamp go with --set: a direction is taken as it is")
+        if self.direction is not None and (self.keep or self.semantics or self.exact or self.clamp):
+            raise ZsemError("--keep, --semantics, --exact and --clamp go with --set: a direction is taken as it is")
         for option, value in (("rescale", self.rescale), ("keep-noise", self.keep_noise)):
             if not 0 <= value <= 1:
                 raise ZsemError(f"--{option} must lie in 0..1, not {value:g}")
@@ -170,14 +174,15 @@ class Edit(Command):
     def _by_attributes(self, model: DiffusionAutoencoder) -> Plan:
         import torch
 
+        from zsem.models.base import find_model
         from zsem.semantics.attributes import Semantics
 
         assert self.set is not None
-        folder = Path(self.semantics or Path(self.model) / "semantics")
+        folder = Path(self.semantics) if self.semantics else find_model(self.model) / "semantics"
         semantics, goals = Semantics.load(folder, model), requested(self.set)
-        keep = [name.strip() for name in (self.keep or "").split(",") if name.strip()]
+        keep = names_in(self.keep)
         return Plan(
-            move=lambda z: semantics.move(z, goals, keep=keep, clamp=self.clamp),
+            move=lambda z: semantics.move(z, goals, keep=keep, exact=self.exact, clamp=self.clamp),
             scores=lambda z: {name: torch.from_numpy(semantics.score(z, name)) for name in (*goals, *keep)},
             requested=goals,
             unit="probability",
@@ -191,7 +196,7 @@ class Edit(Command):
         z = plan.move(codes.z)
         masks = None if self.mask is None else masks_for(model, codes, z, self.mask)
         results = edit(
-            model, codes, z, scale=self.scale, rescale=self.rescale, interval=self.interval,
+            model, codes, z, scale=self.scale, rescale=self.rescale, interval=self.interval or "auto",
             keep_noise=self.keep_noise, mask=masks, seed=self.seed, first=first,
         )  # fmt: skip
         again = model.encode(intensity.restore(results), noise=False)
@@ -273,6 +278,8 @@ def requested(text: str) -> dict[str, float]:
     goals: dict[str, float] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        if name.strip() in goals:
+            raise ZsemError(f"--set {text} asks for {name.strip()} twice: leave out one of the two")
         try:
             goals[name.strip()] = float(value)
         except ValueError:

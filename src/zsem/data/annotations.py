@@ -31,13 +31,17 @@ def with_labels(images: ImageSet, annotations: str | Path | None = None) -> Labe
     """The same images with the labels of class folders and of an annotation file added to those of the table.
 
     Each class is a 0/1 attribute, but of two classes only the second: the first is its opposite.
-    annotations: a file in the format of CelebA; by default one of ANNOTATIONS in the folder of images or beside it.
+    annotations: a file in the format of CelebA; by default one of ANNOTATIONS in the folder of images or beside it,
+        where one beside it that names none of the images belongs to others and is passed over.
     Raises ZsemError where two sources have an attribute of one name, or the images have no labels at all.
     """
     found = dict(images.attributes)
     of_classes = class_attributes(images)
     path = find_annotations(images.source) if annotations is None else Path(annotations)
-    annotated = {} if path is None else annotation_columns(path, images.paths)
+    annotated = {}
+    if path is not None:
+        optional = annotations is None and path.parent != Path(images.source)
+        annotated = annotation_columns(path, images.paths, optional=optional)
     for more, source in ((of_classes, "class folders"), (annotated, str(path))):
         if twice := sorted(found.keys() & more.keys()):
             raise ZsemError(f"the attribute {twice[0]} comes from {source} and from elsewhere: rename one of the two")
@@ -66,10 +70,11 @@ def find_annotations(source: str | Path) -> Path | None:
     return next((place / name for place in places for name in ANNOTATIONS if (place / name).is_file()), None)
 
 
-def annotation_columns(path: Path, paths: list[str]) -> dict[str, np.ndarray]:
+def annotation_columns(path: Path, paths: list[str], *, optional: bool = False) -> dict[str, np.ndarray]:
     """A 0/1 column per attribute for images, float32 [n]; NaN where the file does not name the image.
 
     Images are found by their names without folder and ending (`27.jpg` may be there as `images/27.png`).
+    optional: no columns where the file names none of the images.
     Raises ZsemError where the file cannot be read, or names none of the images.
     """
     names, rows = read_annotations(path)
@@ -77,6 +82,8 @@ def annotation_columns(path: Path, paths: list[str]) -> dict[str, np.ndarray]:
     values = np.array([rows.get(PurePosixPath(image).stem, missing) for image in paths], dtype=np.float32)
     values = values.reshape(len(paths), len(names))
     if np.isnan(values).all():
+        if optional:
+            return {}
         raise ZsemError(f"{path} names none of these images, e.g. {paths[0]}: give the file that belongs to them")
     return {name: values[:, column] for column, name in enumerate(names)}
 

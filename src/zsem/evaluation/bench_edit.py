@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,10 +23,11 @@ from zsem.metrics.editing import Calibration, EditEffect, EditFigures, monotonic
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
 from zsem.semantics.attributes import Semantics
-from zsem.semantics.edits import edit
+from zsem.semantics.edits import INTERVAL, RESCALE, SCALE, edit
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
+from zsem.values.files import read_tensors, write_whole
 
 LOW, HIGH = 0.1, 0.9
 """Probabilities that are asked for, of images that have the attribute and that lack it."""
@@ -36,6 +40,10 @@ RANDOM, ORACLE = "random", "oracle"
 """The ends of every scale: a step as long as the default's to nowhere, and the code of the true counterfactual."""
 METHODS = (PAPER, "mean", DEFAULT, MASKED, RANDOM, ORACLE)
 SHOWN = 8
+PROTOCOL = 1
+"""Results that were kept by another version of the protocol are made again."""
+ALIKE = 1e-3
+"""Directions that differ by less, as a share of their length, are the same but for rounding on another machine."""
 ORDER_DRAW, RANDOM_DRAW = 0, 1  # the last integer of a draw's name: what the draw is for
 
 
@@ -82,23 +90,29 @@ class EditBench:
     ) -> None:
         """images: with 0/1 attributes, those of the judge among them. semantics: learned from training images alone.
 
-        Raises ZsemError where the judge knows none of the attributes, or there are too few held-out images to
-        calibrate it on.
+        Raises ZsemError where the judge knows none of the attributes, or others than the images have, or there are too
+        few held-out images to calibrate it on.
         """
+        check(options, images)
         self.model, self.semantics, self.judge, self.options = model, semantics, judge, options
         self.names = [n for n in judge.config.attributes if n in semantics.attributes and semantics[n].binary]
         if not self.names:
             raise ZsemError("the judge knows none of the 0/1 attributes that were learned: give the one of this data")
+        if foreign := [name for name in judge.config.attributes if name not in images.attributes]:
+            raise ZsemError(
+                f"the judge knows {foreign[0]}, which {images.source} has no labels for: give another judge"
+            )
         held_out = images.held_out()
         order = draws.generator(options.seed, ORDER_DRAW).permutation(len(held_out)).tolist()
-        if len(order) < 2 * options.number:
-            raise ZsemError(
-                f"{options.number} images are edited and as many more calibrate the judge, and only {len(order)} are "
-                "held out: lower the number, or hold out more"
-            )
         self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
         self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
         labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
+        for name, column in zip(judge.config.attributes, labels.T, strict=True):
+            if len(np.unique(column[~np.isnan(column)])) < 2:
+                raise ZsemError(
+                    f"the {len(self.others)} held-out images that calibrate the judge all have one label of {name} or "
+                    "none: hold out more, lower the number, or leave this attribute out"
+                )
         self.calibration = Calibration().fit(judge.logits(self.others), torch.from_numpy(labels))
         self.codes = model.encode(self.edited, batch_size=options.batch_size)
         self.before = self.seen(self.edited.pixels)
@@ -107,17 +121,51 @@ class EditBench:
         """The judge's calibrated probabilities."""
         return self.calibration(self.judge.logits(pixels))
 
-    def run(self, say: Callable[[str], None] = lambda _: None) -> list[AttributeResult]:
-        """All attributes in turn. say: told when one is done."""
+    def run(
+        self, say: Callable[[str], None] = lambda _: None, folder: str | Path | None = None
+    ) -> list[AttributeResult]:
+        """All attributes in turn.
+
+        say: told when one is done. folder: where each one's result is kept when it is done, and found the next time if
+        model, images, judge, options and directions are still the same.
+        """
         results = []
         for name in self.names:
+            file = None if folder is None else Path(folder) / self.file(name)
+            if file is not None and (kept := read_result(file, self.origin(), self.directions(name))) is not None:
+                say(f"{name}: measured before")
+                results.append(kept)
+                continue
             if not self.flippable(name):
                 say(f"{name}: none of the images can have it flipped")
                 continue
             results.append(self.attribute(name))
+            if file is not None:
+                write_result(file, results[-1], self.origin(), self.directions(name))
             default = results[-1].methods[DEFAULT]
-            say(f"{name}: {default.hit:.0%} of the edits are seen, leakage {default.leakage:.2f}")
+            leakage = "unknown" if default.leakage is None else f"{default.leakage:.2f}"
+            say(f"{name}: {default.hit:.0%} of the edits are seen, leakage {leakage}")
         return results
+
+    def file(self, name: str) -> str:
+        """What an attribute's result is kept as; the number tells names apart that differ in other characters alone."""
+        return f"{self.names.index(name):03}-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}.safetensors"
+
+    def origin(self) -> dict[str, Any]:
+        """What the results depend on but for the directions, JSON-able."""
+        digest = hashlib.sha256()
+        for part in (self.edited, self.others):
+            digest.update(part.pixels.numpy().tobytes())
+            digest.update(json.dumps({name: values.tolist() for name, values in part.attributes.items()}).encode())
+        options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
+        return {
+            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "images": digest.hexdigest(),
+            "options": options, "edit": [SCALE, RESCALE, *INTERVAL],
+        }  # fmt: skip
+
+    def directions(self, name: str) -> Float[Tensor, "m d"]:
+        """The directions that are compared."""
+        return torch.stack([self.semantics.direction(name, method).vector for method in (PAPER, "mean", DEFAULT)])
 
     def attribute(self, name: str) -> AttributeResult:
         """Flip one attribute by every method, in every image in which that can be done (`flippable`), at least one."""
@@ -159,14 +207,16 @@ class EditBench:
             return self.somewhere(codes.z, self.moved(codes.z, name, requested, DEFAULT), name)
         return self.moved(codes.z, name, requested, DEFAULT if method == MASKED else method)
 
-    def moved(self, z: Tensor, name: str, requested: Tensor, method: Any) -> Float[Tensor, "n d"]:
-        """Codes at the requested probabilities."""
+    def moved(
+        self, z: Tensor, name: str, requested: Tensor, method: Any, *, exact: bool = False
+    ) -> Float[Tensor, "n d"]:
+        """Codes at the requested probabilities, reached as `Semantics.move` does."""
         out = z.clone()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # far steps show in the figures
             for value in requested.unique().tolist():
                 rows = requested == value
-                out[rows] = self.semantics.move(z[rows], {name: value}, method=method)
+                out[rows] = self.semantics.move(z[rows], {name: value}, method=method, exact=exact)
         return out
 
     def somewhere(self, z: Tensor, aim: Tensor, name: str) -> Float[Tensor, "n d"]:
@@ -191,7 +241,8 @@ class EditBench:
         column = list(self.judge.config.attributes).index(name)
         seen = []
         for amount in AMOUNTS:
-            z = self.moved(some.z, name, torch.full((len(some),), amount, dtype=torch.float64), DEFAULT)
+            asked = torch.full((len(some),), amount, dtype=torch.float64)
+            z = self.moved(some.z, name, asked, DEFAULT, exact=True)
             parts = [self.model.display(self.decode(some[rows], z[rows], DEFAULT)) for rows in self.parts(len(some))]
             seen.append(self.seen(torch.cat(parts))[:, column])
         return monotonicity(torch.stack(seen, dim=1))
@@ -218,6 +269,59 @@ class EditBench:
         """Rows, a batch at a time."""
         for start in range(0, number, self.options.batch_size):
             yield slice(start, start + self.options.batch_size)
+
+
+def check(options: BenchOptions, images: ImageSet) -> None:
+    """Raise ZsemError for numbers that nothing can be measured with, on these images; takes no time."""
+    for field in ("number", "amounts_of", "batch_size"):
+        if getattr(options, field) < 1:
+            raise ZsemError(f"--{field.replace('_', '-')} must be at least 1, not {getattr(options, field)}")
+    held_out = len(images.held_out())
+    if held_out < 2 * options.number:
+        raise ZsemError(
+            f"{options.number} images are edited and as many more calibrate the judge, and only {held_out} are "
+            "held out: lower the number, or hold out more"
+        )
+
+
+def write_result(
+    path: Path, result: AttributeResult, origin: Mapping[str, Any], directions: Float[Tensor, "m d"]
+) -> None:
+    """Keep the result of one attribute, whole or not at all, with what it depends on."""
+    import safetensors.torch
+
+    pictures = {f"picture {i}": pixels.contiguous() for i, pixels in enumerate(result.pictures.values())}
+    methods = {method: asdict(figures) for method, figures in result.methods.items()}
+    known = {"name": result.name, "methods": methods, "monotonicity": result.monotonicity}
+    metadata = {
+        "origin": json.dumps(origin), "result": json.dumps(known), "pictures": json.dumps(list(result.pictures)),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, safetensors.torch.save({**pictures, "directions": directions.contiguous()}, metadata))
+
+
+def read_result(path: Path, origin: Mapping[str, Any], directions: Float[Tensor, "m d"]) -> AttributeResult | None:
+    """What `write_result` kept; None where there is nothing, or it depends on something else.
+
+    Raises ZsemError where the file is damaged.
+    """
+    import safetensors
+
+    if not path.exists():
+        return None
+    tensors = read_tensors(path, "delete it, and what it held is measured again")
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("origin") != json.dumps(origin) or tensors["directions"].shape != directions.shape:
+        return None
+    if (torch.dist(tensors["directions"], directions) > ALIKE * directions.norm()).item():
+        return None
+    known = json.loads(metadata["result"])
+    return AttributeResult(
+        name=known["name"], monotonicity=known["monotonicity"],
+        methods={method: EditFigures(**figures) for method, figures in known["methods"].items()},
+        pictures={name: tensors[f"picture {i}"] for i, name in enumerate(json.loads(metadata["pictures"]))},
+    )  # fmt: skip
 
 
 def as_json(results: Sequence[AttributeResult]) -> dict[str, Any]:

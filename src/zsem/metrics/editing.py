@@ -68,8 +68,9 @@ class EditFigures:
     """Mean change of the attribute's probability towards what was asked for, -1..1."""
     hit: float
     """Share of the images that the judge then takes for what was asked for."""
-    leakage: float
-    """Sum of |changes of the other attributes' probabilities| over that of the attribute's own; 0 is best."""
+    leakage: float | None
+    """Sum of |changes of the other attributes' probabilities| over the net change of the attribute's own towards what
+    was asked for; 0 is best. None where there is no such change: steps to and fro are no success to divide by."""
     requested: float
     """Median |achieved - requested| probability."""
     outside: float | None
@@ -118,7 +119,7 @@ class EditEffect:
             was, edited, wanted = ((image.double() + 1) / 2 for image in (*images, truth))
             error, unedited = squares(edited - wanted), squares(was - wanted)
             outside = squares(edited - was, ~region(was, wanted))
-        self._rows.append(torch.stack([towards, hit, others, own.abs(), gap, outside, error, unedited], dim=1))
+        self._rows.append(torch.stack([towards, hit, others, gap, outside, error, unedited], dim=1))
 
     def merge(self, other: EditEffect) -> None:
         """Add what `other` has counted; `other` stays as it is."""
@@ -128,15 +129,16 @@ class EditEffect:
         """The figures over everything counted so far. Raises ValueError where nothing has been counted."""
         if not self._rows:
             raise ValueError("no edits have been counted yet")
-        towards, hit, others, own, gap, outside, error, unedited = torch.cat(self._rows).T
+        towards, hit, others, gap, outside, error, unedited = torch.cat(self._rows).T
+        net = float(towards.sum())
         known = ~error.isnan()
 
         def mean(values: Tensor) -> float | None:
             return float(values[known].mean()) if bool(known.any()) else None
 
         return EditFigures(
-            n=len(own), change=float(towards.mean()), hit=float(hit.mean()),
-            leakage=float(others.sum() / own.sum().clamp(min=1e-12)), requested=float(gap.median()),
+            n=len(towards), change=float(towards.mean()), hit=float(hit.mean()),
+            leakage=float(others.sum()) / net if net > 0 else None, requested=float(gap.median()),
             outside=mean(outside), error=mean(error), unedited=mean(unedited),
             nearer=mean((error < unedited).double()),
         )  # fmt: skip
@@ -144,7 +146,8 @@ class EditEffect:
 
 def region(was: Float64[Tensor, "n c h w"], wanted: Float64[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"]:
     """Where two pictures on the [0, 1] scale differ by a grey level or more in any channel."""
-    return ((was - wanted).abs() > 1 / 255).any(dim=1)
+    # half a level, because rounding makes one level a little more or less than 1 / 255
+    return ((was - wanted).abs() > 0.5 / 255).any(dim=1)
 
 
 def squares(

@@ -113,12 +113,17 @@ class Semantics:
         *,
         keep: Collection[str] = (),
         method: Method = "constrained",
+        exact: bool = False,
         clamp: bool = False,
     ) -> Float[Tensor, "n d"]:
         """Codes z moved to where every attribute of `targets` has the probability or real value that is asked for.
 
+        A probability is reached at least: above a half it asks for the attribute and below for its absence, and a code
+        whose own is already beyond it on that side keeps what it has. A half, and real values, are reached exactly.
+
         targets: probabilities 0..1 (taken as .001 .. .999), or real values, by name; all are reached together.
         keep: attributes whose score does not change.
+        exact: take codes that are beyond a request back to it, e.g. for a fainter smile.
         clamp: shorten steps of more than three sigma (Mahalanobis) to that, with which targets are not reached.
         Warns of such steps. Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the
         targets cannot be reached without each other or what is kept.
@@ -127,6 +132,9 @@ class Semantics:
             return z
         goals = np.array([self._goal(name, value) for name, value in targets.items()])
         amounts = goals - self._logits(self.normalised(z), list(targets))
+        if not exact:
+            binary = np.array([self[name].binary for name in targets])
+            amounts[binary & (amounts * np.sign(goals) < 0)] = 0
         steps = amounts @ self._steps(list(targets), keep, method).T
         sigma = directions.lengths(steps, to_float64(self.covariance))
         far = sigma > directions.GUARD
@@ -155,12 +163,17 @@ class Semantics:
         return float(directions.lengths(to_float64(direction.vector)[None], to_float64(self.covariance))[0])
 
     def save(self, folder: str | Path) -> Path:
-        """Write what was learned (not what was imported) to one file in `folder`, whole or not at all; its path."""
+        """Write what was learned (not what was imported) to one file in `folder`, whole or not at all; its path.
+
+        Raises ZsemError where nothing was learned.
+        """
         import safetensors.torch
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         learned = {name: a for name, a in self.attributes.items() if a.centres is not None}
+        if not learned:
+            raise ZsemError("no attribute was learned, so there is nothing to save: imported classifiers have a file")
+        folder.mkdir(parents=True, exist_ok=True)
         entries = [_entry(name, attribute) for name, attribute in learned.items()]
         tensors = {
             "mean": self.mean, "std": self.std, "covariance": self.covariance,
@@ -223,6 +236,7 @@ class Semantics:
 
     def _steps(self, names: Sequence[str], keep: Collection[str], method: Method) -> Float[np.ndarray, "d t"]:
         """Steps that each change one attribute's score by 1, the others' of `names` and `keep` not at all."""
+        keep = dict.fromkeys(keep)  # one that is named twice would be two equal constraints
         for name in keep:
             if name in names:
                 raise ZsemError(f"{name} cannot be changed and kept at once: leave it out of one of the two")

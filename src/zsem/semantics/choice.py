@@ -69,7 +69,7 @@ def choose(
     pairs = []
     for halving in range(HALVINGS):
         first = halves(len(codes), groups, seed, halving)
-        parts = (_Half(codes[part], {k: v[part] for k, v in labels.items()}, probes) for part in (first, ~first))
+        parts = (_half(part, codes, labels, probes, groups) for part in (first, ~first))
         one, other = parts
         pairs += [(one, other), (other, one)]
     return {name: _choice(name, pairs, exclusive[name]) for name in labels}
@@ -116,13 +116,19 @@ def label_scale(labels: Float[np.ndarray, " m"]) -> float:
 class _Half:
     """Probes and covariance of half of the images; attributes with too few labels there have no probe."""
 
-    def __init__(self, codes: Rows, labels: Mapping[str, Float[np.ndarray, " m"]], probes: Mapping[str, Probe]) -> None:
+    def __init__(
+        self,
+        codes: Rows,
+        labels: Mapping[str, Float[np.ndarray, " m"]],
+        probes: Mapping[str, Probe],
+        groups: Sequence[str] | None = None,
+    ) -> None:
         self.covariance: Square = shrunk_covariance(codes)
         self.weights: dict[str, np.ndarray] = {}
         self.differences: dict[str, np.ndarray] = {}
         for name, values in labels.items():
             try:
-                fitted = Probe(C=probes[name].penalty_ if probes[name].binary_ else None).fit(codes, values)
+                fitted = Probe(C=probes[name].penalty_ if probes[name].binary_ else None).fit(codes, values, groups)
             except ZsemError:  # too few labels here
                 continue
             if fitted.binary_ == probes[name].binary_ and fitted.coef_.any():
@@ -134,6 +140,18 @@ class _Half:
         """Gradients of the attributes that are held still, [m, d]."""
         rows = [weight for other, weight in self.weights.items() if other != name and other not in exclusive]
         return np.array(rows).reshape(len(rows), len(self.covariance))
+
+
+def _half(
+    part: np.ndarray,
+    codes: Rows,
+    labels: Mapping[str, Float[np.ndarray, " n"]],
+    probes: Mapping[str, Probe],
+    groups: Sequence[str] | None,
+) -> _Half:
+    """The half of the images that `part` names, bool."""
+    members = [group for group, here in zip(groups, part, strict=True) if here] if groups else None
+    return _Half(codes[part], {name: values[part] for name, values in labels.items()}, probes, members)
 
 
 def _choice(name: str, pairs: Sequence[tuple[_Half, _Half]], exclusive: Sequence[str]) -> Choice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,12 +27,13 @@ from zsem.values.prediction import BoundDenoiser, Condition
 SCALE, RESCALE = 2.0, 0.5
 """Defaults of an edit, chosen with experiments/edit_defaults.py: about the largest scale with which images are, within
 the automatic mask, nearer to the true counterfactual than unedited ones; smaller ones change less, and are nearer."""
-INTERVAL: Interval = (100, 1000)
-"""Timesteps at which it is extrapolated: nearer the image that adds error, hardly any change, and evaluations."""
+INTERVAL: Interval = (0.1, 1.0)
+"""Where it is extrapolated, as shares of the timesteps: nearer the image that adds error, hardly any change, and
+evaluations."""
 
-COMPARED: Interval = (20, 300)
-"""Timesteps at which the automatic mask compares predictions: with more noise differences are less in their place, with
-less there are hardly any."""
+COMPARED: Interval = (0.02, 0.3)
+"""Where the automatic mask compares predictions, as shares of the model's timesteps: with more noise differences are
+less in their place, with less there are hardly any."""
 SMOOTHED = 1 / 32
 """Standard deviation of the smoothing of the compared predictions, as a share of the shorter side."""
 SHARE = 0.3
@@ -51,7 +52,7 @@ def edit(
     *,
     scale: float | int = SCALE,
     rescale: float | int = RESCALE,
-    interval: Interval | None = INTERVAL,
+    interval: Interval | Literal["auto"] | None = "auto",
     keep_noise: float | int = 1.0,
     mask: Mask | None = None,
     seed: int = 0,
@@ -67,17 +68,21 @@ def edit(
     codes: of the images, with noise. z_new: as the encoder gives them (not normalised).
     scale: eps is eps_old + scale (eps_new - eps_old); 1 = a plain decode of the new z.
     rescale: 0..1, how far the contrast of the extrapolated x0 is pulled back to that of the plain one.
-    interval: first and last timestep, both inclusive, at which it is extrapolated; None = all.
+    interval: first and last timestep, both inclusive, at which it is extrapolated; None = all; "auto" = all but the
+        first tenth (INTERVAL).
     keep_noise: 0..1, weight of the image's own x_T in a mixture with fresh noise that keeps its variance (1 = x_T as it
         is); carry and offsets are scaled along with it.
     mask: where the image may change, 0..1, [h, w] for all images or [n, h, w]; an image file, cropped and resized as
         the images are; or "auto", see `find_mask`. Where it is 0 the result is the original, exactly.
     seed, first: of the fresh noise, and the first image's position; each image's depends on both alone.
-    Raises ZsemError for codes without noise, and masks that do not fit.
+    Raises ZsemError for codes without noise, masks that do not fit, and an interval back to front.
     """
     noise, z_new = _noise(codes), z_new.to(codes.z)
     if not 0 <= keep_noise <= 1:
         raise ZsemError(f"keep_noise must lie in 0..1, not {keep_noise:g}")
+    limits = timesteps_of(model, INTERVAL) if interval == "auto" else interval
+    if limits is not None and limits[0] > limits[1]:
+        raise ZsemError(f"interval is the first and the last timestep: {limits[0]:g} comes after {limits[1]:g}")
     masks = None if mask is None else masks_for(model, codes, z_new, mask, batch_size=batch_size)
     if keep_noise < 1:
         fresh = model.fresh_noise(len(codes), seed=seed, first=first).x_T
@@ -89,7 +94,7 @@ def edit(
     if not changed.all():
         out[~changed] = model.decode(codes[~changed], batch_size=batch_size)
     if changed.any():
-        guidance = {"scale": scale, "rescale": rescale, "interval": interval}
+        guidance = {"scale": scale, "rescale": rescale, "interval": limits}
         out[changed] = _decode(
             model, codes[changed], target[changed], None if masks is None else masks[changed], guidance,
             batch_size=batch_size, progress=progress,
@@ -178,14 +183,14 @@ def find_mask(
     z_new: Float[Tensor, "n d"],
     *,
     share: float | int = SHARE,
-    interval: Interval = COMPARED,
+    interval: Interval | Literal["auto"] = "auto",
     batch_size: int = 16,
 ) -> Float[Tensor, "n h w"]:
     """Where an edit wants to change an image: 0 outside, 1 inside, with a soft edge within (compare 2210.11427).
 
     The image is decoded once with its old z, and on the way the predictions of x0 under both z are compared, at the
-    timesteps of `interval`, on the image's own trajectory. Their difference is smoothed, cut at `share` of its maximum,
-    and widened. An image whose z is the old one has a mask of zeros, without any evaluation.
+    timesteps of `interval` ("auto" = COMPARED), on the image's own trajectory. Their difference is smoothed, cut at
+    `share` of its maximum, and widened. An image whose z is the old one has a mask of zeros, without any evaluation.
 
     Costs one decode, and a second evaluation at the levels within the interval. Raises ZsemError for codes without
     noise, and where no level of their grid is within the interval.
@@ -196,21 +201,27 @@ def find_mask(
     if not changed.any():
         return masks
     goals, walks = z_new[changed].to(model.device), []
+    limits = timesteps_of(model, COMPARED) if interval == "auto" else interval
 
     def compare(cond: Condition, rows: slice) -> BoundDenoiser:
-        walks.append(Comparison(model.denoiser, cond, Condition(z=goals[rows]), interval))
+        walks.append(Comparison(model.denoiser, cond, Condition(z=goals[rows]), limits))
         return walks[-1]
 
     model.decode(codes[changed], batch_size=batch_size, steer=compare)
     totals = [walk.total for walk in walks if walk.total is not None]
     if not totals:
         raise ZsemError(
-            f"the codes have no level at timesteps {interval[0]:g} to {interval[1]:g}, so that no mask can be found: "
+            f"the codes have no level at timesteps {limits[0]:g} to {limits[1]:g}, so that no mask can be found: "
             "encode with more steps"
         )
     total = model.crop(torch.cat(totals)[:, None])[:, 0].cpu().double().numpy()
     masks[changed] = torch.from_numpy(np.stack([_region(one, share) for one in total])).float()
     return masks
+
+
+def timesteps_of(model: DiffusionAutoencoder, shares: Interval) -> Interval:
+    """An interval of timesteps from shares 0..1 of those that the model was trained with."""
+    return shares[0] * model.schedule.timesteps, shares[1] * model.schedule.timesteps
 
 
 def _region(difference: Float[np.ndarray, "h w"], share: float) -> Float[np.ndarray, "h w"]:
