@@ -12,7 +12,7 @@ DEMO := runs/demo
 help:
 	@echo "make setup   install zsem and its development tools into $(VENV); quick when nothing changed"
 	@echo "make demo    render faces, train for five minutes, encode and decode held-out faces (12 minutes)"
-	@echo "make test    everything that is not marked slow, after the checks (4 minutes)"
+	@echo "make test    everything that is not marked slow, after the checks (6 minutes)"
 	@echo "make check   formatting, lint, layer contract, types"
 	@echo "make format  put the code into the house's format"
 	@echo "make clean   remove $(VENV), caches and $(DEMO)"
