@@ -77,7 +77,6 @@ def result(bench):
 
 def test_every_method_is_measured(result, bench):
     assert tuple(result.methods) == METHODS
-    assert -1 <= result.monotonicity <= 1
     hats = [
         i
         for i, (hat, hair) in enumerate(zip(*(bench.edited.attributes[n] for n in ("hat", "long_hair")), strict=True))

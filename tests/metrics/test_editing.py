@@ -51,6 +51,7 @@ def test_figures_are_those_of_a_loop():
     rows = range(len(before))
     own = [float(after[i, 1] - before[i, 1]) for i in rows]
     assert figures.change == pytest.approx(np.mean([d if requested[i] > 0.5 else -d for i, d in enumerate(own)]))
+    assert figures.before == np.mean([bool(before[i, 1] > 0.5) == bool(requested[i] > 0.5) for i in rows])
     assert figures.hit == np.mean([bool(after[i, 1] > 0.5) == bool(requested[i] > 0.5) for i in rows])
     others = sum(abs(float(after[i, j] - before[i, j])) for i in rows for j in (0, 2))
     assert figures.change > 0 and figures.leakage == pytest.approx(others / (len(own) * figures.change))

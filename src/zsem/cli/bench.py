@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from zsem.semantics.attributes import Semantics
 
 COLUMNS = {
-    "change": "change of target", "hit": "edits seen", "leakage": "leakage", "requested": "|achieved - requested|",
-    "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
+    "change": "change of target", "hit": "edits seen", "before": "seen before", "leakage": "leakage",
+    "requested": "|achieved - requested|", "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
 }  # fmt: skip
 """Figures and what they are called in tables."""
 DONE = "attributes"
@@ -34,7 +34,8 @@ MEANING = (
     "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
     "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
-    "judge takes for what was asked. Leakage: changes of all other attributes over the net change of the target. "
+    "judge takes for what was asked; seen before: of the pictures as they were. Leakage: changes of all other "
+    "attributes over the net change of the target. "
     "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; beside it "
     "that of the unedited image. MSE outside: change of pixels in which the truth does not differ.",
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
@@ -114,7 +115,7 @@ def text(key: str, value: float | None) -> str:
     """A figure as people read it."""
     if value is None:
         return ""
-    if key in {"hit", "nearer"}:
+    if key in {"hit", "before", "nearer"}:
         return f"{value:.0%}"
     return f"{value:.4f}" if key in {"error", "unedited", "outside"} else f"{value:.2f}"
 

@@ -68,6 +68,8 @@ class EditFigures:
     """Mean change of the attribute's probability towards what was asked for, -1..1."""
     hit: float
     """Share of the images that the judge then takes for what was asked for."""
+    before: float
+    """That share of the images as they were: what the judge gets wrong without any edit."""
     leakage: float | None
     """Sum of |changes of the other attributes' probabilities| over the net change of the attribute's own towards what
     was asked for; 0 is best. None where there is no such change: steps to and fro are no success to divide by."""
@@ -110,7 +112,7 @@ class EditEffect:
         moved = (after - before).double()
         own = moved[:, column]
         towards = own * torch.sign(requested.double() - 0.5)
-        hit = ((after[:, column] > 0.5) == (requested > 0.5)).double()
+        hit, already = (((p[:, column] > 0.5) == (requested > 0.5)).double() for p in (after, before))
         gap = (after[:, column].double() - requested.double()).abs()
         others = moved.abs().sum(dim=1) - own.abs()
         nothing = torch.full_like(own, torch.nan)
@@ -119,7 +121,7 @@ class EditEffect:
             was, edited, wanted = ((image.double() + 1) / 2 for image in (*images, truth))
             error, unedited = squares(edited - wanted), squares(was - wanted)
             outside = squares(edited - was, ~region(was, wanted))
-        self._rows.append(torch.stack([towards, hit, others, gap, outside, error, unedited], dim=1))
+        self._rows.append(torch.stack([towards, hit, already, others, gap, outside, error, unedited], dim=1))
 
     def merge(self, other: EditEffect) -> None:
         """Add what `other` has counted; `other` stays as it is."""
@@ -129,7 +131,7 @@ class EditEffect:
         """The figures over everything counted so far. Raises ValueError where nothing has been counted."""
         if not self._rows:
             raise ValueError("no edits have been counted yet")
-        towards, hit, others, gap, outside, error, unedited = torch.cat(self._rows).T
+        towards, hit, already, others, gap, outside, error, unedited = torch.cat(self._rows).T
         net = float(towards.sum())
         known = ~error.isnan()
 
@@ -137,7 +139,7 @@ class EditEffect:
             return float(values[known].mean()) if bool(known.any()) else None
 
         return EditFigures(
-            n=len(towards), change=float(towards.mean()), hit=float(hit.mean()),
+            n=len(towards), change=float(towards.mean()), hit=float(hit.mean()), before=float(already.mean()),
             leakage=float(others.sum()) / net if net > 0 else None, requested=float(gap.median()),
             outside=mean(outside), error=mean(error), unedited=mean(unedited),
             nearer=mean((error < unedited).double()),
