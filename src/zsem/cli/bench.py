@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "change": "change of target", "hit": "edits seen", "before": "seen before", "leakage": "leakage",
-    "requested": "|achieved - requested|", "error": "MSE to truth", "unedited": "MSE unedited", "nearer": "nearer to truth", "outside": "MSE outside",
+    "requested": "|achieved - requested|", "error": "MSE to truth", "unedited": "MSE unedited",
+    "nearer": "nearer to truth", "outside": "MSE outside",
 }  # fmt: skip
 """Figures and what they are called in tables."""
 DONE = "attributes"
