@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import Attention, ResBlock, attend, group_norm
-from zsem.nets.settings import check_network
+from zsem.nets.settings import Levels
 from zsem.nets.unet import HalfUNet
 from zsem.values.prediction import Condition
 
@@ -23,7 +23,7 @@ class SemanticEncoder(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Levels):
         channels: int = 64
         """width of the first level"""
         channel_mult: tuple[int, ...] = (1, 2, 4, 8, 8)
@@ -38,14 +38,6 @@ class SemanticEncoder(nn.Module):
         """side of the pixel blocks that become channels at the input"""
         pool: int = 1
         """side of the pooled map that the last linear layer reads; 1 is the paper's global average"""
-
-        def __post_init__(self) -> None:
-            check_network(self)
-
-        @property
-        def multiple(self) -> int:
-            """What the sides of images must be multiples of."""
-            return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def __init__(self, config: Config, *, image_size: int, image_channels: int, z_dim: int):
         super().__init__()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import ResBlock
-from zsem.nets.settings import check_network
+from zsem.nets.settings import Levels
 
 
 class Discriminator(nn.Module):
@@ -20,7 +20,7 @@ class Discriminator(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Levels):
         channels: int = 64
         """width of the first level"""
         channel_mult: tuple[int, ...] = (1, 2, 2)
@@ -29,14 +29,6 @@ class Discriminator(nn.Module):
         """residual blocks per level"""
         patch: int = 2
         """side of the pixel blocks that become channels at the input"""
-
-        def __post_init__(self) -> None:
-            check_network(self)
-
-        @property
-        def multiple(self) -> int:
-            """What the sides of images must be multiples of."""
-            return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def __init__(self, config: Config, *, image_size: tuple[int, int], image_channels: int) -> None:
         """image_size: height and width."""

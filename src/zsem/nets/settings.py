@@ -1,4 +1,4 @@
-"""What no network can be made of: the check of the configurations of all networks with levels."""
+"""What the configurations of all networks with levels share: a check of their numbers, and the images they take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ COUNTS = (
     "channels", "num_res_blocks", "num_heads", "num_head_channels", "embed_channels", "patch", "pool", "norm_groups",
     "num_classes",
 )  # fmt: skip
+
+
+class Levels:
+    """Base of the configurations of networks whose levels halve the resolution; the fields are those of each."""
+
+    channel_mult: Any
+    patch: int
+
+    def __post_init__(self) -> None:
+        check_network(self)
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of images must be multiples of."""
+        return self.patch * 2 ** (len(self.channel_mult) - 1)
 
 
 def check_network(config: Any) -> None:

@@ -21,7 +21,7 @@ from zsem.nets.blocks import (
     sinusoidal_embedding,
     zero_init,
 )
-from zsem.nets.settings import check_network
+from zsem.nets.settings import Levels
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition
 
@@ -61,7 +61,7 @@ class HalfUNet(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Levels):
         channels: int = 64
         """width of the first level"""
         channel_mult: tuple[int | float, ...] = (1, 2, 4, 8)
@@ -98,14 +98,9 @@ class HalfUNet(nn.Module):
         """factor on the timestep before it is embedded (improved DDPM: 1000 / timesteps)"""
 
         def __post_init__(self) -> None:
-            check_network(self)
+            super().__post_init__()
             if self.channels // 2 <= self.frequency_shift:
                 raise ZsemError(f"channels of a network must be at least {2 * self.frequency_shift + 2}, to embed time")
-
-        @property
-        def multiple(self) -> int:
-            """What the sides of images must be multiples of."""
-            return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def __init__(self, config: Config, *, image_size: int, image_channels: int, z_dim: int | None = None):
         super().__init__()

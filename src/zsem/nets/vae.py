@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from zsem.nets.blocks import ResBlock, group_norm
-from zsem.nets.settings import check_network
+from zsem.nets.settings import Levels
 
 
 class Decoder(nn.Module):
@@ -22,7 +22,7 @@ class Decoder(nn.Module):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(Levels):
         channels: int = 64
         """width of the first level"""
         channel_mult: tuple[int, ...] = (1, 2, 2)
@@ -33,14 +33,6 @@ class Decoder(nn.Module):
         """width of what every block is told of the latent vector"""
         patch: int = 2
         """side of the pixel blocks that are channels at the output"""
-
-        def __post_init__(self) -> None:
-            check_network(self)
-
-        @property
-        def multiple(self) -> int:
-            """What the sides of images must be multiples of."""
-            return self.patch * 2 ** (len(self.channel_mult) - 1)
 
     def __init__(self, config: Config, *, image_size: tuple[int, int], image_channels: int, z_dim: int) -> None:
         """image_size: height and width."""
