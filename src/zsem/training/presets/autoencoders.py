@@ -28,6 +28,9 @@ def published(
     )
 
 
+NANO_LOOP = Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0)
+"""The loop of all models of 32 px, whose training takes minutes."""
+
 AUTOENCODERS: dict[str, Preset] = {
     "nano": Preset(
         model=DiffusionAutoencoder.Config(
@@ -39,7 +42,7 @@ AUTOENCODERS: dict[str, Preset] = {
             ),
         ),
         objective=AutoencoderObjective.Config(),
-        training=Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0),
+        training=NANO_LOOP,
         recommended_images=300_000,
     ),
     "tiny": Preset(

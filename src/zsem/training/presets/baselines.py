@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from zsem.models.gan import GanObjective, GenerativeAdversarialNetwork
 from zsem.models.vae import VaeObjective, VariationalAutoencoder
-from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.gan import Discriminator
 from zsem.nets.vae import Decoder
 from zsem.training.loop import Loop
+from zsem.training.presets.autoencoders import AUTOENCODERS, NANO_LOOP
 from zsem.training.presets.preset import Preset
 
 VAES: dict[str, Preset] = {
     "nano": Preset(
         model=VariationalAutoencoder.Config(image_size=32, z_dim=64),
         objective=VaeObjective.Config(),
-        training=Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0),
+        training=NANO_LOOP,
         recommended_images=300_000,
     ),
-    # the encoder is that of the autoencoder of this name
     "tiny": Preset(
         model=VariationalAutoencoder.Config(
             image_size=64,
             z_dim=128,
-            encoder=SemanticEncoder.Config(
-                channels=32, channel_mult=(1, 2, 4, 4), attention_resolutions=(8,), patch=2, pool=4
-            ),
+            encoder=AUTOENCODERS["tiny"].model.encoder,
             decoder=Decoder.Config(channel_mult=(1, 2, 2, 2)),
         ),
         objective=VaeObjective.Config(),

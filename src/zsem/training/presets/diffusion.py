@@ -7,6 +7,7 @@ gradients are clipped at a norm of 1, which its code does not do.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from zsem.diffusion.schedule import NoiseSchedule
@@ -15,6 +16,7 @@ from zsem.models.denoising import DiffusionObjective
 from zsem.models.diffusion import DiffusionModel
 from zsem.nets.unet import HalfUNet, UNet
 from zsem.training.loop import Loop
+from zsem.training.presets.autoencoders import AUTOENCODERS, NANO_LOOP
 from zsem.training.presets.preset import Preset
 
 COSINE, LINEAR = NoiseSchedule.Config(kind="cosine"), NoiseSchedule.Config()
@@ -64,20 +66,15 @@ def adm_classifier(
     )  # fmt: skip
 
 
-# The U-Nets are those of the autoencoders of these names
-NANO = UNet.Config(channels=64, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=256, patch=2)
-TINY = UNet.Config(channels=96, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=384, patch=4)
-NANO_LOOP: Mapping[str, Any] = {"warmup": 100, "checkpoint_minutes": 1.0, "picture_minutes": 1.0}
-
 DIFFUSION: dict[str, Preset] = {
     "nano": Preset(
-        model=DiffusionModel.Config(image_size=32, unet=NANO),
+        model=DiffusionModel.Config(image_size=32, unet=AUTOENCODERS["nano"].model.unet),
         objective=DiffusionObjective.Config(),
-        training=Loop.Config(**NANO_LOOP, learning_rate=1e-3),
+        training=NANO_LOOP,
         recommended_images=300_000,
     ),
     "tiny": Preset(
-        model=DiffusionModel.Config(image_size=64, unet=TINY),
+        model=DiffusionModel.Config(image_size=64, unet=AUTOENCODERS["tiny"].model.unet),
         objective=DiffusionObjective.Config(),
         recommended_images=500_000,
     ),
@@ -122,7 +119,7 @@ CLASSIFIERS: dict[str, Preset] = {
             ),
         ),
         objective=ClassifierObjective.Config(),
-        training=Loop.Config(**NANO_LOOP, learning_rate=1e-3, weight_decay=0.05, validation_images=512),
+        training=replace(NANO_LOOP, weight_decay=0.05, validation_images=512),
         recommended_images=300_000,
     ),
     "tiny": Preset(
