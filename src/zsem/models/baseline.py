@@ -39,7 +39,7 @@ class LatentVariableModel(Model):
             raise ZsemError(
                 f"images of {height} x {width} pixels of a latent vector of {config.z_dim} are none: give 1 or more"
             )
-        self.image_shape = (config.image_channels, height, width)
+        self.image_shape = config.image_shape
 
     @property
     def _of_z(self) -> Decoder:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int, Shaped
 from torch import Tensor, nn
 
-from zsem.data.shaping import sides
 from zsem.diffusion.losses import timesteps_of, training_noise, training_places
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.models.base import Model
@@ -72,8 +71,7 @@ class NoisyClassifier(Model):
 
     def read(self, images: Images) -> Inputs:
         """Images of any kind as this model takes them. ZsemError: they cannot be read, or do not fit."""
-        shape = (self.config.image_channels, *sides(self.config.image_size))
-        return read_inputs(images, shape, self.config.intensity, self.config.background)
+        return read_inputs(images, self.config.image_shape, self.config.intensity, self.config.background)
 
     def prepare(self, pixels: Shaped[Tensor, "b c h w"]) -> Float32[Tensor, "b c h w"]:
         """Pixels as they are stored, as the network sees them: in [-1, 1], on the model's device."""

@@ -58,7 +58,7 @@ class ImageModel(Model):
         height, width = sides(config.image_size)
         if min(height, width) < 1:
             raise ZsemError(f"image size {config.image_size} is none: give 1 pixel or more")
-        self.image_shape = (config.image_channels, height, width)
+        self.image_shape = config.image_shape
         """Channels, height and width of the images."""
         self.noise_shape = (config.image_channels, *(-(-side // multiple) * multiple for side in (height, width)))
         """The same as the networks have them, padded: the shape of x_T."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zsem.data.images import ImageSet, load_image, load_images
 from zsem.data.intensity import Intensity
+from zsem.data.shaping import sides
 from zsem.values.errors import ZsemError
 
 OneImage = str | Path | Image.Image | np.ndarray
@@ -33,6 +34,12 @@ class InputConfig:
     """how stored values become -1 .. 1: by default 8 bits; a training sets it by its images"""
     background: str = "white"
     """colour behind transparent pixels of image files"""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        height, width = sides(self.image_size)
+        return self.image_channels, height, width
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,8 +59,7 @@ class Judge(Model):
 
     def logits(self, images: Images, *, batch_size: int = 64) -> Float[Tensor, "n a"]:
         """Logits for images of any kind that `DiffusionAutoencoder.encode` takes, on the CPU and without gradients."""
-        shape = (self.config.image_channels, *sides(self.config.image_size))
-        inputs = read_inputs(images, shape, self.config.intensity, self.config.background)
+        inputs = read_inputs(images, self.config.image_shape, self.config.intensity, self.config.background)
         starts = range(0, len(inputs.pixels), batch_size)
         with evaluation(self):
             parts = [self(inputs.part(slice(start, start + batch_size)).to(self.device)).cpu() for start in starts]

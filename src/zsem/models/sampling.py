@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
-from zsem.data.shaping import sides
 from zsem.diffusion.guidance import Interval, Scalar
 from zsem.diffusion.schedule import Spacing
 from zsem.diffusion.solvers import SOLVERS
@@ -99,9 +98,8 @@ class Sampling:
                 f"the mean form of classifier guidance is for the solver ddpm, not {self.solver}: use score"
             )
         about = self.classifier.config
-        known = (about.image_channels, *sides(about.image_size))
-        if known != image_shape:
-            shapes = [" x ".join(map(str, shape)) for shape in (known, image_shape)]
+        if about.image_shape != image_shape:
+            shapes = [" x ".join(map(str, shape)) for shape in (about.image_shape, image_shape)]
             raise ZsemError(f"the classifier is for images of {shapes[0]}, this model makes {shapes[1]}: take another")
         if num_classes not in {None, about.num_outputs}:
             raise ZsemError(f"the classifier knows {about.num_outputs} classes and this model {num_classes}")
