@@ -77,13 +77,14 @@ def train(
     time_goal(iterations, minutes)
     if not resume and any((out / name).exists() for name in ("run.json", "config.json")):
         raise ZsemError(f"{out} holds a training already; add --resume to go on with it, or choose another folder")
-    plan = stored_plan(out) if resume else first_plan(kind, preset, size, reading, init, limit)
+    start = None if init is None or resume else load(init, device="cpu")
+    plan = stored_plan(out) if resume else first_plan(kind, preset, size, reading, init, start, limit)
     if kind not in {None, plan.preset.kind}:
         raise ZsemError(
             f"{out} holds a training of kind {plan.preset.kind}, not {kind}: go on with that, or begin anew"
         )
     images, plan = images_for(data, plan, resume=resume)
-    loop, batches = assemble(images, plan, out, say)
+    loop, batches = assemble(images, plan, out, say, start)
     with ExitStack() as stack:
         if loop.main:
             if tensorboard:
@@ -114,9 +115,10 @@ def estimate(
 
     Arguments and errors as for `train`.
     """
-    images, plan = images_for(data, first_plan(kind, preset, size, reading, init, limit), resume=False)
+    start = None if init is None else load(init, device="cpu")
+    images, plan = images_for(data, first_plan(kind, preset, size, reading, init, start, limit), resume=False)
     with TemporaryDirectory() as folder:
-        loop, batches = assemble(images, plan, Path(folder), lambda _: None)
+        loop, batches = assemble(images, plan, Path(folder), lambda _: None, start)
         return measure(loop, batches)
 
 
@@ -126,13 +128,14 @@ def first_plan(
     size: int | tuple[int, int] | None,
     reading: ImageOptions,
     init: str | Path | None,
+    start: Model | None,
     limit: int | None,
 ) -> Plan:
-    """What a new training begins with."""
-    config = None if init is None else load(init, device="cpu").config
+    """What a new training begins with. `start` is the model `init`."""
     return new_plan(
-        kind, preset, size, reading=reading, init=None if init is None else str(init), config=config, limit=limit
-    )
+        kind, preset, size, reading=reading, init=None if init is None else str(init),
+        config=None if start is None else start.config, limit=limit,
+    )  # fmt: skip
 
 
 def small_set(images: ImageSet, kind: str) -> list[str]:
@@ -154,14 +157,17 @@ def small_set(images: ImageSet, kind: str) -> list[str]:
     ]
 
 
-def assemble(images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None]) -> tuple[Loop, Batches]:
+def assemble(
+    images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None], start: Model | None = None
+) -> tuple[Loop, Batches]:
     """The loop that trains as `plan` says, writing to `out`, and the batches of this process.
 
+    start: the model that `plan.init` names, where it has been read already.
     Raises ZsemError where the plan cannot be carried out with these images or on so many processes.
     """
     training = images.split("train")
     config, settings = plan.preset.model, plan.preset.training
-    model = first_model(config, settings.seed, plan.init)
+    model = first_model(config, settings.seed, plan.init, start)
     model.history = {"data": str(images.source), "train_images": len(training)}
     if plan.reading.group is not None:
         model.history["group"] = plan.reading.group
@@ -189,9 +195,10 @@ def assemble(images: ImageSet, plan: Plan, out: Path, say: Callable[[str], None]
     return loop, batches
 
 
-def first_model(config: Any, seed: int, init: str | None) -> Model:
+def first_model(config: Any, seed: int, init: str | None, start: Model | None) -> Model:
     """The model before the first iteration: random weights named by `seed`, or those of the model `init`.
 
+    start: that model, where it has been read already.
     Raises ZsemError where `init` has another architecture, e.g. at another size.
     """
     kind = FAMILIES[kind_of(config)].model
@@ -199,7 +206,8 @@ def first_model(config: Any, seed: int, init: str | None) -> Model:
         torch.manual_seed(seed)
         model = kind(config)
     if init is not None:
-        weights, expected = load(init, kind=kind, device="cpu").state_dict(), model.state_dict()
+        weights = (load(init, kind=kind, device="cpu") if start is None else start).state_dict()
+        expected = model.state_dict()
         if {name: w.shape for name, w in weights.items()} != {name: w.shape for name, w in expected.items()}:
             raise ZsemError(f"{init} has other layers than a model of this size; leave out --size")
         model.load_state_dict(weights)
