@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.cifar10 import REFERENCE, reference_of
 from experiments.judge_z import Extent, judge_z
 from experiments.models import recipes
 from experiments.runs import images_of
@@ -20,7 +21,7 @@ from zsem import api
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, to_uint8
 from zsem.metrics.reconstruction import Reconstruction
-from zsem.metrics.samples import Distribution, features_of, judge_distribution
+from zsem.metrics.samples import judge_distribution
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import ASSETS, Model
 from zsem.models.diffusion import DiffusionModel
@@ -105,13 +106,12 @@ def probe_table(probes: Mapping[str, Any]) -> list[str]:
 def of_samples(model: Any, data: str) -> list[str]:
     """The distribution of samples."""
     images, network = load_images(data, size=model.config.image_size), load_efficientnet_lite0()
-    real = images.split("train").limit(5 * SAMPLED).pixels
-    reference = Distribution(network, features_of(network, map(from_uint8, real.split(64))))
+    reference = reference_of(images, network)
     found = judge_distribution(reference, model.sample(SAMPLED).clamp(-1, 1).split(64))
     theirs = judge_distribution(reference, map(from_uint8, images.held_out().limit(SAMPLED).pixels.split(64)))
     how = " (UniPC-2, 20 steps)" if isinstance(model, DiffusionModel) else ""
     return [
-        f"FD-EffLite0 of {SAMPLED:,} samples{how} to {len(real):,} training faces: {found.frechet:.0f}; "
+        f"FD-EffLite0 of {SAMPLED:,} samples{how} to {REFERENCE:,} training faces: {found.frechet:.0f}; "
         f"of as many real held-out faces {theirs.frechet:.0f}. "
         f"Precision {found.precision:.3f}, recall {found.recall:.3f}."
     ]

@@ -10,7 +10,7 @@ from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.diffusion.solvers import SOLVERS, last
 from zsem.values import draws
 from zsem.values.codes import Noise
-from zsem.values.prediction import Condition
+from zsem.values.prediction import Condition, Prediction
 
 SCHEDULE = NoiseSchedule()
 GRID = TimeGrid.make(SCHEDULE, 6, u_max=100.0, cleanest=2)
@@ -106,12 +106,14 @@ def test_a_comparison_walks_as_the_source_does_and_sums_the_differences_of_x0_wi
     assert sorted(calls) == sorted([*GRID.t[:-1].tolist(), *within])
     expected, xs = torch.zeros(2, 8, 8, dtype=torch.float64), {}
 
-    def recorded(x_t: torch.Tensor, t: torch.Tensor) -> object:
-        xs[float(t[0])] = (x_t, t)
-        return DENOISER(x_t, t, OLD)
+    class Recorded:
+        schedule = SCHEDULE
 
-    recorded.schedule = SCHEDULE  # type: ignore[attr-defined]
-    CODECS["exact"].decode(recorded, Noise(x_T=X), GRID)
+        def __call__(self, x_t: torch.Tensor, t: torch.Tensor) -> Prediction:
+            xs[float(t[0])] = (x_t, t)
+            return DENOISER(x_t, t, OLD)
+
+    CODECS["exact"].decode(Recorded(), Noise(x_T=X), GRID)
     for t in within:
         old, new = (DENOISER(*xs[t], cond).x0 for cond in (OLD, NEW))
         expected += ((new - old) ** 2).mean(1) ** 0.5

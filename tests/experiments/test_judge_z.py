@@ -1,6 +1,5 @@
 """The judgement of a small, untrained model on small faces: every part, end to end."""
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from experiments.judge_z import Run as JudgedRun
 
 from zsem.data import builtin
 from zsem.data.images import load_images
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.features import EfficientNetLite0
@@ -25,18 +23,6 @@ EDITED = ("glasses", "smile")
 
 def quiet(line: str) -> None:
     """The judgement says how far it is; here nobody listens."""
-
-
-@pytest.fixture(scope="module")
-def model(small_model) -> DiffusionAutoencoder:
-    """A model whose pictures depend on z, as those of trained ones do."""
-    model = copy.deepcopy(small_model)
-    with torch.no_grad():
-        model.encoder.project.weight.mul_(30)
-        for name, parameter in model.unet.named_parameters():
-            if "embed_z" in name:
-                parameter.mul_(10)
-    return model
 
 
 @pytest.fixture(scope="module")
