@@ -1,17 +1,18 @@
-"""What more minutes of training buy: snapshots of one run, measured on the same held-out images.
+"""What more minutes of training buy: the averages that a run kept on its way, measured on the same held-out images.
 
-    python benchmarks/training_time.py RUN DATA [--number 64] [--picture FILE.png] [--json FILE]
-
-RUN was trained with `zsem train DATA --minutes M --snapshots ...`.
+python benchmarks/training_time.py RUN DATA [--number 64] [--picture FILE.png] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zsem import api
@@ -19,12 +20,31 @@ from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
 from zsem.metrics.reconstruction import Reconstruction
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.training import posthoc
+from zsem.training.plan import stored_plan
+from zsem.values.files import read_tensors
 
 SHOWN = 10
 
 
+def on_its_way(run: Path, trained: DiffusionAutoencoder) -> Iterator[DiffusionAutoencoder]:
+    """The model as it was after some iterations, oldest first, and at the end."""
+    training = stored_plan(run).preset.training
+    known = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for path in posthoc.snapshots(run):
+        model, iteration = copy.deepcopy(trained), int(path.stem)
+        tensors = read_tensors(path, "train again")
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(tensors[f"{training.ema_width}/{name}"])
+        seconds = max(line["seconds"] for line in known if line["iteration"] <= iteration)
+        model.history |= {"minutes": seconds / 60, "images": iteration * training.batch_size}
+        yield model
+    yield trained
+
+
 def measure(model: DiffusionAutoencoder, pixels: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """Figures of one snapshot, and what it draws from z alone (the same x_T for every snapshot)."""
+    """Figures of one model, and what it draws from z alone (the same x_T for all)."""
     codes = model.encode(pixels)
     exact, alone = Reconstruction(), Reconstruction()
     exact.update(from_uint8(pixels), model.decode(codes))
@@ -49,17 +69,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data")
     parser.add_argument("--number", type=int, default=64, help="held-out images")
-    parser.add_argument("--picture", type=Path, help="draw originals and z alone of every snapshot here")
+    parser.add_argument("--picture", type=Path, help="draw originals and z alone of every one here")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     arguments = parser.parse_args()
-    folders = [*sorted((arguments.run / "snapshots").glob("*min"), key=lambda p: float(p.name[:-3])), arguments.run]
-    models = [api.load(folder) for folder in folders]
-    if len(models) > 1 and round(models[-2].history["minutes"]) == round(models[-1].history["minutes"]):
-        del models[-2]  # a snapshot of the end
-    config = models[-1].config
+    trained = api.load(arguments.run, kind=DiffusionAutoencoder)
+    config = trained.config
     images = load_images(arguments.data, size=config.image_size, channels=config.image_channels).held_out()
     pixels = images.pixels[: arguments.number]
-    results = [measure(model, pixels) for model in models]
+    results = [measure(model, pixels) for model in on_its_way(arguments.run, trained)]
     print("| minutes | images seen | identical pixels | MSE | MSE, z alone | SSIM, z alone | x_T mean | x_T variance |")
     print("|---|---|---|---|---|---|---|---|")
     for figures, _ in results:
