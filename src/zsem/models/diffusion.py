@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -22,7 +22,6 @@ from zsem.models.classifier import NoisyClassifier
 from zsem.models.imaging import STEPS, ImageModel, Progress, check_names, evaluation
 from zsem.models.inputs import Images
 from zsem.models.sampling import Sampling
-from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition
@@ -310,7 +309,3 @@ class DiffusionModel(ImageModel):
 
     def _condition(self, classes: Tensor | None, rows: slice) -> Condition:
         return Condition(classes=None if classes is None else classes[rows].to(self.device))
-
-    def _noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
-        """Standard normal noise of a step for some of the images, a function of (seed, position, step)."""
-        return lambda step: draws.normal([(seed, position, step) for position in rows], self.noise_shape)
