@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from zsem.models.mixture_fit import Fitted, fit_mixture
@@ -183,6 +182,8 @@ def tangent(centre: Float[Tensor, " j"], covariance: Float[Tensor, "j j"]) -> Fl
 
     They minimise b a + b C b / 2 - H(b), which is convex; any b in [0, 1] is a bound.
     """
+    from scipy.optimize import minimize
+
     a, c = centre.cpu().numpy(), covariance.cpu().numpy()
 
     def mass(b: np.ndarray) -> tuple[float, np.ndarray]:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from zsem.values import draws
 from zsem.values.errors import ZsemError
@@ -129,6 +127,9 @@ def mixture_of(
     x: Float64[np.ndarray, "n r"], y: Float64[np.ndarray, "m r"], number: int, seed: int
 ) -> tuple[Mixture, float]:
     """A mixture of so many Gaussians, its covariances shrunk as y likes it best, and its gain over one Gaussian."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     state = int(draws.generator(seed, START_DRAW).integers(2**31))
     model = GaussianMixture(number, reg_covar=LOADING, max_iter=ROUNDS, random_state=state)
     with warnings.catch_warnings():
