@@ -77,7 +77,7 @@ def diffusion_loss(
 ) -> Float[Tensor, " b"]:
     """Weighted mean error of the network's prediction at x_t = alpha x0 + sigma eps, per image, in float32.
 
-    error: squared (l2) or absolute (l1), as the latent DDIM is trained with (DiffAE, section 3.4).
+    error: squared (l2), or absolute (l1, DiffAE, section 3.4), whose factor is the root of that of the squared one.
     x0 lies in [-1, 1], eps is standard normal, t in 0..T-1. Gradients flow into the network and the condition. The
     variance of a network with a learned range is not taught: see `hybrid_loss`.
     """
@@ -127,7 +127,9 @@ def _weighted_error(
     factor = weight(weighting, denoise.prediction, (alpha / sigma) ** 2).float()
     alpha, sigma = level_like(denoise.schedule, t.float(), x0)
     off = out.float() - target(denoise.prediction, x0, eps, alpha, sigma)
-    return factor * (off.square() if error == "l2" else off.abs()).mean(dim=(1, 2, 3))
+    if error == "l1":
+        return factor.sqrt() * off.abs().mean(dim=(1, 2, 3))
+    return factor * off.square().mean(dim=(1, 2, 3))
 
 
 def training_noise(names: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:

@@ -239,7 +239,7 @@ class DiffusionObjective(DenoisingObjective):
 class LatentObjective(DenoisingObjective):
     """E_{z, t, eps} | eps_theta(z_t, t) - eps |_1 over normalised codes (DiffAE, section 3.4 and supplement A.1).
 
-    The images of a batch are raw codes, [b, d, 1, 1].
+    That loss, whatever the network predicts. The images of a batch are raw codes, [b, d, 1, 1].
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -134,6 +134,8 @@ class LatentDiffusion(Prior):
         """length of the semantic code"""
         net: LatentNet.Config = field(default_factory=LatentNet.Config)
         """the network"""
+        prediction: Literal["eps", "v", "x0"] = "eps"
+        """what the network predicts; eps in the paper"""
         schedule: NoiseSchedule.Config = field(default_factory=lambda: NoiseSchedule.Config(kind="constant"))
         """noise levels, constant beta 0.008 in the paper"""
 
@@ -155,7 +157,7 @@ class LatentDiffusion(Prior):
         def network(z_t: Tensor, t: Tensor, _: Condition) -> Tensor:
             return net(z_t[:, :, 0, 0], t)[:, :, None, None]
 
-        return NetworkDenoiser(network, self.schedule, "eps")
+        return NetworkDenoiser(network, self.schedule, self.config.prediction)
 
     def normalise(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n d 1 1"]:
         """Raw codes as the denoiser sees them, on the model's device."""

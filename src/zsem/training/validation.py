@@ -135,6 +135,7 @@ def validate_latent(
     found = torch.stack(errors).cpu()
     alpha, sigma = model.schedule.level(torch.tensor(timesteps, dtype=torch.float64))
     factors = weight(weighting, "eps", (alpha / sigma) ** 2)
+    factors = factors.sqrt() if error == "l1" else factors
     return LatentFigures(n=len(z), loss=float((factors * found).mean()), levels=named(timesteps, found))
 
 
