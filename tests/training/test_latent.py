@@ -1,7 +1,7 @@
 """The latent DDIM, trained by the one loop: what it learns, and that a stop changes nothing."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -29,13 +29,12 @@ def gaussian(number, seed=0):
     return MEAN + draws.normal([(seed, i) for i in range(number)], (3,)) @ MIX.T
 
 
-def small(**objective) -> Plan:
+def small() -> Plan:
     preset = find_prior("small")
     return Plan(
         preset=replace(
             preset,
-            model=replace(preset.model, net=LatentNet.Config(layers=4, hidden=48)),
-            objective=LatentObjective.Config(**objective),
+            model=replace(preset.model, net=LatentNet.Config(layers=3, hidden=32)),
             training=replace(
                 preset.training, batch_size=64, learning_rate=5e-3, warmup=10, log_every=1, precision="fp32",
                 replicas=1,
@@ -55,16 +54,17 @@ def losses(run):
 
 def test_it_learns_mean_and_covariance(tmp_path):
     z, held_out = gaussian(2000), gaussian(300, seed=1)
-    model = train_latent(z, held_out, small(), tmp_path, iterations=250, say=quiet, history={"model": "here"})
-    drawn = model.sample(1000, steps=30, solver="unipc")
+    model = train_latent(z, held_out, small(), tmp_path, iterations=200, say=quiet, history={"model": "here"})
     covariance = MIX @ MIX.T
     scale = covariance.diagonal().sqrt()
-    assert float(((drawn.mean(0) - MEAN) / scale).abs().max()) < 0.2
-    assert float(((torch.cov(drawn.T) - covariance) / scale / scale[:, None]).abs().max()) < 0.25
+    for solver, steps in (("ddim", 100), ("unipc", 30)):
+        drawn = model.sample(600, steps=steps, solver=solver)
+        assert float(((drawn.mean(0) - MEAN) / scale).abs().max()) < 0.2
+        assert float(((torch.cov(drawn.T) - covariance) / scale / scale[:, None]).abs().max()) < 0.3
     assert model.history["model"] == "here"
     figures = model.history["validation"]
     assert figures["n"] == 300
-    assert figures == validate_latent(model, held_out, "simple", "l1").__dict__  # the same noise every time
+    assert figures == asdict(validate_latent(model, held_out, "simple", "l1"))  # the same noise every time
     assert figures["loss"] == pytest.approx(sum(figures["levels"].values()) / len(figures["levels"]))
     untrained = LatentDiffusion(model.config)
     assert figures["loss"] < 0.75 * validate_latent(untrained, held_out, "simple", "l1").loss

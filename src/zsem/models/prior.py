@@ -67,7 +67,7 @@ class Prior(Model):
         method: Method = "auto",
         scale: float | int = 1.0,
         solver: str = "ddim",
-        spacing: Spacing = "uniform",
+        spacing: Spacing | None = None,
     ) -> Float[Tensor, "n d"]:
         """New semantic codes as the encoder would give them (not normalised); each a function of (seed, position).
 
@@ -78,10 +78,12 @@ class Prior(Model):
             more as what is asked for is rare); "tilt" is exact too and needs fewer, for mixtures and linear logits
             (`Logistic`); "guidance" steers the latent DDIM (fast and approximate); "auto" is the quickest exact one.
         scale: strength of the guidance, 1 = as probable as `where` says.
-        solver, steps, spacing: of the latent DDIM, see `Walking`; a mixture needs none.
+        solver, steps, spacing: of the latent DDIM, see `Walking`; a mixture needs none. By default ddim and ddpm have
+            uniform steps, as published, and the others, which extrapolate from step to step, steps in log-SNR.
         Raises ZsemError for settings that make no sense or that this kind does not have, and where codes with what is
             asked for are too rare to be found; ValueError where `where` answers with no log-probabilities.
         """
+        spacing = spacing or ("uniform" if solver in {"ddim", "ddpm"} else "logsnr")
         walking = Walking(solver=solver, steps=steps, spacing=spacing, clip=False)
         walking.check_solver()
         if number < 1:

@@ -28,8 +28,8 @@ def published(layers: int, batch_size: int, weight_decay: float, millions: int) 
     )
 
 
-# The loss of "small" is that of the paper, the L1 of eps. But its network predicts v: x0 from a predicted eps is wrong by
-# the error times sigma / alpha, 55 at the noisiest level, which a training of minutes does not bring near 0
+# The loss of "small" is that of the paper, L1 of eps, but its network predicts v: x0 from a predicted eps is wrong by
+# sigma / alpha times as much, 55 at the noisiest level, and a training of minutes does not bring that near 0
 PRIORS: dict[str, Preset] = {
     "small": Preset(
         model=LatentDiffusion.Config(net=LatentNet.Config(layers=10, hidden=512), prediction="v"),
