@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zsem.api import load, train
+    from zsem.api import fit_prior, load, load_prior, train
     from zsem.data.images import ImageSet, load_images
     from zsem.data.intensity import Intensity
     from zsem.data.pixels import to_uint8
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.classifier import NoisyClassifier
     from zsem.models.diffusion import DiffusionModel
+    from zsem.models.mixture import LatentMixture
+    from zsem.models.prior import LatentDiffusion, Prior
     from zsem.semantics.attributes import Semantics
     from zsem.semantics.edits import edit, interpolate
     from zsem.training.images import ImageOptions
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from zsem.values.prediction import Condition, Prediction
 
 _HOMES = {
-    "zsem.api": ("load", "train"),
+    "zsem.api": ("fit_prior", "load", "load_prior", "train"),
     "zsem.data.images": ("ImageSet", "load_images"),
     "zsem.data.intensity": ("Intensity",),
     "zsem.data.pixels": ("to_uint8",),
@@ -42,6 +44,8 @@ _HOMES = {
     "zsem.models.autoencoder": ("DiffusionAutoencoder",),
     "zsem.models.classifier": ("NoisyClassifier",),
     "zsem.models.diffusion": ("DiffusionModel",),
+    "zsem.models.mixture": ("LatentMixture",),
+    "zsem.models.prior": ("LatentDiffusion", "Prior"),
     "zsem.semantics.attributes": ("Semantics",),
     "zsem.semantics.edits": ("edit", "interpolate"),
     "zsem.training.images": ("ImageOptions",),
@@ -63,20 +67,25 @@ __all__ = [
     "ImageOptions",
     "ImageSet",
     "Intensity",
+    "LatentDiffusion",
+    "LatentMixture",
     "NetworkDenoiser",
     "Noise",
     "NoiseSchedule",
     "NoisyClassifier",
     "Prediction",
+    "Prior",
     "SemanticGuidance",
     "Semantics",
     "TimeGrid",
     "ZsemError",
     "bind",
     "edit",
+    "fit_prior",
     "interpolate",
     "load",
     "load_images",
+    "load_prior",
     "to_uint8",
     "train",
 ]

@@ -125,6 +125,9 @@ def test_the_whole_autoencoder(official, save, tmp_path):
         assert torch.equal(prior.net(z, t), networks["latent"](z, t))
     assert (prior.config.schedule.kind, prior.config.schedule.beta) == ("constant", 0.008)
     torch.testing.assert_close(prior.z_std, state["conds_std"][0])
+    images = model.sample(2, prior=zsem.load_prior(tmp_path / "run", device="cpu"), steps=1)
+    assert images.shape == (2, 3, SIZE, SIZE)
+    assert prior.history["model"] == model.stamp
     raw = read_models([path], Options(weights="raw")).model
     assert isinstance(raw, DiffusionAutoencoder)
     assert not torch.equal(raw.encoder(x), z)

@@ -84,6 +84,7 @@ def import_models(files: Sequence[str | Path], out: str | Path, options: Options
         raise ZsemError(f"{out} is not empty: choose another folder")
     model.save(out)
     if found.prior is not None:
+        found.prior.history["model"] = model.stamp
         found.prior.save(out / "prior")
     if directions := found.directions(model.stamp):
         save_directions(out / "semantics" / "directions.safetensors", directions)

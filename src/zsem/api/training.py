@@ -26,7 +26,7 @@ from zsem.training.families import FAMILIES, kind_of
 from zsem.training.images import ImageOptions, Source
 from zsem.training.loop import Loop
 from zsem.training.plan import Plan, images_for, new_plan, stored_plan
-from zsem.training.presets import Preset
+from zsem.training.presets import PRESETS, Preset
 from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
 
@@ -83,6 +83,8 @@ def train(
         raise ZsemError(
             f"{out} holds a training of kind {plan.preset.kind}, not {kind}: go on with that, or begin anew"
         )
+    if plan.preset.kind not in PRESETS:
+        raise ZsemError(f"a {plan.preset.kind} is trained on codes, not on images: use `zsem prior RUN DATA`")
     images, plan = images_for(data, plan, resume=resume)
     loop, batches = assemble(images, plan, out, say, start)
     with ExitStack() as stack:

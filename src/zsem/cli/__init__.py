@@ -51,8 +51,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "sample": (
         "RUN --out DIR",
-        "make new images, of classes and under guidance where the model has them",
+        "make new images, of classes, with attributes and under guidance where the model has them",
         "zsem.cli.sample:Sample",
+    ),
+    "prior": (
+        "RUN DATA",
+        "learn what codes are like, so that an autoencoder makes new images",
+        "zsem.cli.prior:FitPrior",
     ),
     "attributes": (
         "RUN DATA",

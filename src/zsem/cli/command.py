@@ -13,6 +13,8 @@ from typing import Any
 import tyro
 from tyro.conf import FlagCreatePairsOff
 
+from zsem.values.errors import ZsemError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -73,6 +75,22 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def named_numbers(text: str, flag: str, example: str) -> dict[str, float]:
+    """The names and numbers of a flag that takes NAME=NUMBER,.. ; ZsemError, with the example, where it does not."""
+    numbers: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name.strip() in numbers:
+            raise ZsemError(f"{flag} {text} asks for {name.strip()} twice: leave out one of the two")
+        try:
+            numbers[name.strip()] = float(value)
+        except ValueError:
+            raise ZsemError(f"{flag} {text} is not understood at {part.strip()!r}: write {example}") from None
+    if not all(math.isfinite(value) for value in numbers.values()):
+        raise ZsemError(f"{flag} {text} asks for what is no number: write {example}")
+    return numbers
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from zsem.cli.command import Command, Report, progress
+from zsem.cli.command import Command, Report, named_numbers, progress
 from zsem.cli.directions import names_in
 from zsem.cli.images import (
     SHOWN,
@@ -275,18 +274,7 @@ class Edit(Command):
 
 def requested(text: str) -> dict[str, float]:
     """The attributes and values of `--set`. ZsemError: it does not read NAME=NUMBER,.."""
-    goals: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, value = part.partition("=")
-        if name.strip() in goals:
-            raise ZsemError(f"--set {text} asks for {name.strip()} twice: leave out one of the two")
-        try:
-            goals[name.strip()] = float(value)
-        except ValueError:
-            raise ZsemError(f"--set {text} is not understood at {part.strip()!r}: write smile=0.9,hat=0") from None
-    if not all(math.isfinite(value) for value in goals.values()):
-        raise ZsemError(f"--set {text} asks for what is no number: write smile=0.9,hat=0")
-    return goals
+    return named_numbers(text, "--set", "smile=0.9,hat=0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
-"""`zsem sample`: new images out of noise, of chosen classes and under guidance."""
+"""`zsem sample`: new images out of noise, of chosen classes, with chosen attributes, and under guidance."""
 
 from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from zsem.cli.command import Command, Report, progress
+from zsem.cli.command import Command, Report, named_numbers, progress
 from zsem.cli.images import SHOWN, chunks, file_stems, save_images, save_picture
 from zsem.values.errors import ZsemError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zsem.data.intensity import Intensity
+    from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.classifier import NoisyClassifier
     from zsem.models.diffusion import DiffusionModel
 
@@ -31,6 +32,10 @@ PAIRS = 4
 """Rows of slerp.png."""
 FOR_ALL = {"json", "model", "out", "number", "seed", "batch_size"}
 """What `zsem sample` takes for models of any kind."""
+FOR_WALKS = {"solver", "steps", "spacing", "eta", "no_clip"}
+"""What it takes for diffusion models and autoencoders."""
+FOR_CODES = {"where", "semantics", "method", "condition_scale", "truncation", "prior", "prior_solver", "prior_steps"}
+"""What it takes for autoencoders alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +68,11 @@ class Sample(Command):
     """Make new images; each depends on the seed, its number and the settings, not on how many are made.
 
     Writes the images to the folder images below DIR, in folders of their classes where there are some, and the first
-    of them to sample.png. Of the options below --batch-size all are for diffusion models alone.
+    of them to sample.png. An autoencoder draws z from its prior, which `zsem prior` fits, and decodes it.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
-    """folder of a trained model (diffusion, vae or gan), or its name on the Hugging Face hub"""
+    """folder of a trained model (autoencoder, diffusion, vae or gan), or its name on the Hugging Face hub"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for the picture and the images, in the model's depth: PNG, else TIFF or npy"""
     number: Annotated[int, arg(aliases=["-n"])] = 64
@@ -104,22 +109,40 @@ class Sample(Command):
     """draw what the first images are expected to be after every step, to progressive.png"""
     slerp: Annotated[int | None, arg(metavar="K")] = None
     """draw K images between two by spherical interpolation of their x_T, for some pairs, to slerp.png"""
+    where: Annotated[str | None, arg(metavar="NAME=1,..")] = None
+    """autoencoders: attributes that all images must have (1) or not have (0), e.g. smile=1,glasses=0"""
+    semantics: Annotated[str | None, arg(metavar="DIR")] = None
+    """autoencoders: where `zsem attributes` wrote what it learned; by default RUN/semantics"""
+    method: Literal["auto", "rejection", "tilt", "guidance"] = "auto"
+    """autoencoders: how --where is met; rejection and tilt (mixtures) are exact, guidance (latent DDIMs) is quick"""
+    condition_scale: float = 1.0
+    """autoencoders: strength of that guidance"""
+    truncation: float = 1.0
+    """autoencoders: 0..1, how far z may be from what is typical: 1 = as far as in the data"""
+    prior: Annotated[str | None, arg(metavar="DIR")] = None
+    """autoencoders: where the prior is; by default RUN/prior"""
+    prior_solver: str = "ddim"
+    """autoencoders: solver of a latent DDIM"""
+    prior_steps: int = 100
+    """autoencoders: its noise levels"""
 
     def run(self) -> Report:
         from zsem import api
+        from zsem.models.autoencoder import DiffusionAutoencoder
         from zsem.models.baseline import LatentVariableModel
         from zsem.models.diffusion import DiffusionModel
 
         self._check()
         model = api.load(self.model)
         if isinstance(model, DiffusionModel):
+            self._refuse(model.kind, {field.name for field in fields(self)} - FOR_CODES)
             return self._from_diffusion(model)
+        if isinstance(model, DiffusionAutoencoder):
+            self._refuse(model.kind, FOR_ALL | FOR_WALKS | FOR_CODES | {"guidance_scale"})
+            return self._from_autoencoder(model)
         if not isinstance(model, LatentVariableModel):
             raise ZsemError(f"{self.model} is a model of kind {model.kind!r}, which does not make images out of noise")
-        if unfit := self._for_diffusion():
-            raise ZsemError(
-                f"--{unfit[0]} is for diffusion models alone, and {self.model} is a {model.kind}: leave it out"
-            )
+        self._refuse(model.kind, FOR_ALL)
 
         def make(images: range) -> Tensor:
             return model.sample(len(images), seed=self.seed, first=images.start, batch_size=self.batch_size)
@@ -135,10 +158,53 @@ class Sample(Command):
         if self.slerp is not None and (self.solver == "ddpm" or self.eta > 0):
             raise ZsemError("--slerp needs a solver without fresh noise, or neighbours differ by more than their x_T")
 
-    def _for_diffusion(self) -> list[str]:
-        """The options that are given and mean something for diffusion models alone."""
-        own = [field for field in fields(self) if field.name not in FOR_ALL]
-        return [field.name.replace("_", "-") for field in own if getattr(self, field.name) != field.default]
+    def _refuse(self, kind: str, taken: Collection[str]) -> None:
+        """Raise ZsemError for an option that is given and not among those that models of this kind take."""
+        given = [field for field in fields(self) if getattr(self, field.name) != field.default]
+        for name in (field.name for field in given if field.name not in taken):
+            others = "autoencoders" if name in FOR_CODES else "diffusion models"
+            others += " and autoencoders" if name in FOR_WALKS else ""
+            raise ZsemError(
+                f"--{name.replace('_', '-')} is for {others} alone, and {self.model} is a {kind}: leave it out"
+            )
+
+    def _from_autoencoder(self, model: DiffusionAutoencoder) -> Report:
+        from zsem.models.walking import Walking
+
+        walking = Walking(
+            solver=self.solver, steps=self.steps, spacing=self.spacing, eta=self.eta, clip=not self.no_clip
+        )
+        started = time.perf_counter()
+        z = self._drawn(model)
+        seconds = time.perf_counter() - started
+
+        def make(images: range) -> Tensor:
+            return model.decode(
+                model.codes(z[images.start : images.stop]), seed=self.seed, first=images.start, walking=walking,
+                guidance_scale=self.guidance_scale, batch_size=self.batch_size,
+            )  # fmt: skip
+
+        with counted(model.unet) as nfe:
+            seconds += self._write(make, Wanted(), model.config.intensity)
+        figures = {"nfe": sum(nfe) / self.number, "where": None if self.where is None else zero_or_one(self.where)}
+        return self._report(seconds, figures)
+
+    def _drawn(self, model: DiffusionAutoencoder) -> Tensor:
+        """z of all images, from the prior of the run and under the condition that is asked for."""
+        from zsem import api
+        from zsem.models.base import find_model
+        from zsem.semantics.attributes import Semantics
+
+        where = None
+        if self.where is not None:
+            folder = find_model(self.model) / "semantics" if self.semantics is None else Path(self.semantics)
+            where = Semantics.load(folder, model).log_p(zero_or_one(self.where))
+        prior = api.load_prior(self.model, self.prior)
+        model.check_prior(prior)
+        return prior.sample(
+            self.number, seed=self.seed, steps=self.prior_steps, where=where, truncation=self.truncation,
+            method=self.method, scale=self.condition_scale, solver=self.prior_solver,
+        )  # fmt: skip
 
     def _from_diffusion(self, model: DiffusionModel) -> Report:
         from zsem import api
@@ -251,6 +317,11 @@ class Sample(Command):
         }  # fmt: skip
         notes = [f"{self.number} images in {Path(self.out) / 'images'}, the first in {Path(self.out) / 'sample.png'}"]
         return Report(figures=figures, rows=[row], notes=notes)
+
+
+def zero_or_one(text: str) -> dict[str, float]:
+    """The attributes of `--where`. ZsemError: it does not read NAME=1,NAME=0,.."""
+    return named_numbers(text, "--where", "smile=1,glasses=0")
 
 
 def chosen_classes(text: str | None, number: int, names: Sequence[str]) -> Wanted:

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report
+from zsem.cli.settings import parse_with, value_of
 from zsem.training.images import ImageOptions
 from zsem.training.log import clock
-from zsem.training.presets import PRESETS, Preset, find_preset, preset_type
+from zsem.training.presets import PRESETS, Preset, find_preset
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
@@ -64,17 +64,7 @@ class Train(Command):
 
     @classmethod
     def parse(cls, args: Sequence[str], *, prog: str) -> Train:
-        preset = chosen_preset(args)
-        settings = dataclasses.field(default=preset)
-        kind = dataclasses.make_dataclass(
-            cls.__name__,
-            [("settings", Annotated[preset_type(preset.kind), arg(name="")], settings)],
-            bases=(cls,),
-            namespace={"__doc__": cls.__doc__},
-            frozen=True,
-            kw_only=True,
-        )
-        return tyro.cli(kind, args=args, prog=prog)
+        return parse_with(cls, chosen_preset(args), args, prog=prog)
 
     def run(self) -> Report:
         from zsem import api
@@ -172,14 +162,3 @@ def size_text(size: int) -> str:
 def chosen_preset(args: Sequence[str]) -> Preset:
     """The preset that the arguments name, read ahead: it decides which other settings there are, and their defaults."""
     return find_preset(value_of("--preset", args) or "tiny", value_of("--model", args))
-
-
-def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """The last value that a flag has among the arguments, or None."""
-    found = None
-    for word, following in zip(args, [*args[1:], ""], strict=True):
-        if word == flag:
-            found = following
-        elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-    return found

@@ -17,6 +17,7 @@ from zsem.values import draws
 from zsem.values.prediction import Condition
 
 Weighting = Literal["simple", "v", "min_snr", "p2"]
+ErrorKind = Literal["l1", "l2"]
 
 # What the training draws are for: the last integer of their names.
 TIMESTEP_DRAW = 1
@@ -71,15 +72,18 @@ def diffusion_loss(
     t: Int[Tensor, " b"],
     cond: Condition,
     weighting: Weighting,
+    *,
+    error: ErrorKind = "l2",
 ) -> Float[Tensor, " b"]:
-    """Weighted mean squared error of the network's prediction at x_t = alpha x0 + sigma eps, per image, in float32.
+    """Weighted mean error of the network's prediction at x_t = alpha x0 + sigma eps, per image, in float32.
 
+    error: squared (l2), or absolute (l1, DiffAE, section 3.4), whose factor is the root of that of the squared one.
     x0 lies in [-1, 1], eps is standard normal, t in 0..T-1. Gradients flow into the network and the condition. The
     variance of a network with a learned range is not taught: see `hybrid_loss`.
     """
     x_t = denoise.schedule.diffuse(x0, eps, t.float())
     out = denoise.network(x_t, t.float(), cond)
-    return _weighted_error(denoise, out[:, : x0.shape[1]], x0, eps, t, weighting)
+    return _weighted_error(denoise, out[:, : x0.shape[1]], x0, eps, t, weighting, error)
 
 
 def hybrid_loss(
@@ -115,14 +119,17 @@ def hybrid_loss(
 
 
 def _weighted_error(
-    denoise: NetworkDenoiser, out: Tensor, x0: Tensor, eps: Tensor, t: Tensor, weighting: Weighting
-) -> Float[Tensor, " b"]:
-    """Weighted mean squared error of predictions, per image, in float32."""
+    denoise: NetworkDenoiser, out: Tensor, x0: Tensor, eps: Tensor, t: Tensor, weighting: Weighting,
+    error: ErrorKind = "l2",
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """Weighted mean error of predictions, per image, in float32."""
     alpha, sigma = denoise.schedule.level(t.float())
     factor = weight(weighting, denoise.prediction, (alpha / sigma) ** 2).float()
     alpha, sigma = level_like(denoise.schedule, t.float(), x0)
-    error = out.float() - target(denoise.prediction, x0, eps, alpha, sigma)
-    return factor * error.square().mean(dim=(1, 2, 3))
+    off = out.float() - target(denoise.prediction, x0, eps, alpha, sigma)
+    if error == "l1":
+        return factor.sqrt() * off.abs().mean(dim=(1, 2, 3))
+    return factor * off.square().mean(dim=(1, 2, 3))
 
 
 def training_noise(names: Sequence[tuple[int, ...]], shape: tuple[int, ...]) -> Float[Tensor, "b ..."]:

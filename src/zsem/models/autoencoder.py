@@ -14,6 +14,8 @@ from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Extrapolate
 from zsem.models.imaging import STEPS, ImageModel, Progress
 from zsem.models.inputs import Images
+from zsem.models.prior import LogP, Prior
+from zsem.models.walking import Walking
 from zsem.nets.encoder import SemanticEncoder
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -95,6 +97,8 @@ class DiffusionAutoencoder(ImageModel):
         guidance_scale: float | int = 1.0,
         batch_size: int = 16,
         steer: Callable[[Condition, slice], BoundDenoiser] | None = None,
+        walking: Walking | None = None,
+        first: int = 0,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """Pixels of codes, float32, nominally in [-1, 1] and not clipped.
@@ -106,8 +110,10 @@ class DiffusionAutoencoder(ImageModel):
             give back the images that codes with noise come from.
         steer: makes the denoiser for a part of the batch from its condition and the rows it stands for, where the
             plain one should not be used, e.g. `Extrapolate` for edits.
+        walking: walk from x_T with this solver and these noise levels in place of the codec's, as samples are made.
+        first: position of the first of the codes that are given fresh noise, so that many can be decoded in parts.
         Raises ZsemError where the codes belong to another model, or the model needs z and is to do without;
-            ValueError for both a scale and `steer`.
+            ValueError for both a scale and `steer`, or `walking` from noise that a codec has found.
         """
         if guidance_scale != 1 and not self.history.get("z_dropout"):
             raise ZsemError(
@@ -127,7 +133,54 @@ class DiffusionAutoencoder(ImageModel):
             # zeros are no z (as in training), and let both share one evaluation
             return Extrapolate(self.denoiser, Condition(z=torch.zeros_like(z)), cond, guidance_scale)
 
-        return self._decode(codes, denoiser, seed=seed, batch_size=batch_size, progress=progress)
+        return self._decode(
+            codes, denoiser, seed=seed, batch_size=batch_size, progress=progress, first=first, walking=walking
+        )
+
+    def sample(
+        self,
+        number: int,
+        *,
+        prior: Prior,
+        where: LogP | None = None,
+        truncation: float | int = 1.0,
+        seed: int = 0,
+        first: int = 0,
+        solver: str = "unipc",
+        steps: int = 20,
+        guidance_scale: float | int = 1.0,
+        batch_size: int = 16,
+        progress: Progress | None = None,
+    ) -> Float[Tensor, "n c h w"]:
+        """New images, float32: z_sem from a prior, fresh x_T; each a function of (seed, position) and the settings.
+
+        prior, where, truncation: what z are drawn from, see `Prior.sample`. For its other settings, and those of
+            `Walking`, draw codes and decode them: model.decode(model.codes(prior.sample(n, ..)), walking=..).
+        first: position of the first image, so that many can be made in parts.
+        solver, steps: of the decoder. guidance_scale: see `decode`.
+        Raises ZsemError for the prior of another model, and as `Prior.sample` and `decode` do.
+        """
+        self.check_prior(prior)
+        codes = self.codes(prior.sample(number, seed=seed, first=first, where=where, truncation=truncation))
+        return self.decode(
+            codes, seed=seed, first=first, guidance_scale=guidance_scale,
+            walking=Walking(solver=solver, steps=steps), batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+
+    def codes(self, z: Float[Tensor, "n d"]) -> Codes:
+        """Semantic codes from elsewhere, e.g. a prior, as codes of this model without noise.
+
+        Raises ZsemError where they are of another length than this model's.
+        """
+        if z.shape[1] != self.config.z_dim:
+            raise ZsemError(f"codes of this model have {self.config.z_dim} numbers, and these {z.shape[1]}")
+        return Codes(z=z.float().cpu(), shape=self.image_shape, model=self.stamp)
+
+    def check_prior(self, prior: Prior) -> None:
+        """Raise ZsemError where a prior says that it is of another model's codes."""
+        own = prior.history.get("model", self.stamp)
+        if own != self.stamp:
+            raise ZsemError(f"the prior belongs to model {own}, this is {self.stamp}: fit it again with `zsem prior`")
 
     def reconstruct(self, images: Images, *, codec: str = "exact", steps: int = STEPS) -> Float[Tensor, "n c h w"]:
         """Encode and decode: the same pixels with the exact codec."""

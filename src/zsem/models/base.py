@@ -29,6 +29,7 @@ HOMES = {
     "diffusion": "diffusion",
     "classifier": "classifier",
     "latent_diffusion": "prior",
+    "latent_mixture": "mixture",
     "judge": "judge",
     "vae": "vae",
     "gan": "gan",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zsem.data.intensity import EIGHT_BITS
 from zsem.diffusion.losses import (
     CONDITION_DRAW,
+    ErrorKind,
     ImportanceTimesteps,
     Weighting,
     diffusion_loss,
@@ -26,6 +27,7 @@ from zsem.diffusion.posterior import Posteriors
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import DiffusionModel
+from zsem.models.prior import LatentDiffusion
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.values.errors import ZsemError
@@ -232,6 +234,39 @@ class DiffusionObjective(DenoisingObjective):
             return Condition()
         dropped = uniform_draws(batch.names, CONDITION_DRAW) < config.class_dropout
         return Condition(classes=batch.classes_of(config.unet.num_classes).masked_fill(dropped, -1).to(device))
+
+
+class LatentObjective(DenoisingObjective):
+    """E_{z, t, eps} | eps_theta(z_t, t) - eps |_1 over normalised codes (DiffAE, section 3.4 and supplement A.1).
+
+    That loss, whatever the network predicts. The images of a batch are raw codes, [b, d, 1, 1].
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(DenoisingObjective.Config):
+        weighting: Weighting = "simple"
+        """what every noise level weighs: 1 on the error of eps (simple, as published), v, min_snr, p2"""
+        error: ErrorKind = "l1"
+        """absolute (l1, as published) or squared (l2) error"""
+
+    config: Config
+
+    def __init__(self, model: LatentDiffusion, config: Config) -> None:
+        super().__init__(model.schedule, config)
+        self.model = model
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"latent": self.model.net}
+
+    def phases(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Phase]:
+        x0 = self.model.normalise(batch.images[:, :, 0, 0])
+        denoise, config = self.model.denoiser_of(networks["latent"]), self.config
+
+        def loss(eps: Tensor, t: Tensor) -> Tensor:
+            return diffusion_loss(denoise, x0, eps, t, Condition(), config.weighting, error=config.error)
+
+        yield Phase(loss=self.mean_loss(batch.names, x0, loss), optimiser="latent")
 
 
 def first_below(schedule: NoiseSchedule, log_snr: float) -> int:

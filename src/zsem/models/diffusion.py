@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -17,12 +17,11 @@ from zsem.diffusion.guidance import ClassifierGuidance, Clip, Extrapolate, Inter
 from zsem.diffusion.likelihood import BitsPerDim, bits_per_dim
 from zsem.diffusion.losses import TIMESTEP_DRAW, stratified_draws
 from zsem.diffusion.schedule import Spacing, TimeGrid
-from zsem.diffusion.solvers import SOLVERS, Step, last
+from zsem.diffusion.solvers import Step, last
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.imaging import STEPS, ImageModel, Progress, check_names, evaluation
 from zsem.models.inputs import Images
 from zsem.models.sampling import Sampling
-from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition
@@ -246,7 +245,6 @@ class DiffusionModel(ImageModel):
             class_dropout=config.class_dropout,
         )  # fmt: skip
         wanted = self._classes(classes, number, settings)
-        grid = TimeGrid.make(self.schedule, settings.steps, spacing=settings.spacing)
         if x_T is None:
             x_T = self.fresh_noise(number, seed=seed, first=first).x_T
         elif x_T.shape != (number, *self.noise_shape):
@@ -254,14 +252,12 @@ class DiffusionModel(ImageModel):
         for start in range(0, number, batch_size):
             rows = slice(start, min(start + batch_size, number))
             noise = self._noise(seed, range(first + rows.start, first + rows.stop))
-            own: dict[str, Any] = {"eta": settings.eta, "noise": noise} if settings.eta > 0 else {}
-            if settings.solver == "ddpm":
-                own = {"noise": noise, "variance": "learned" if config.learned_range else "small"}
             denoise = self._guided(wanted, rows, settings)
-            yield rows, SOLVERS[settings.solver](denoise, x_T[rows].to(self.device), grid, **own)
+            variance = "learned" if config.learned_range else "small"
+            yield rows, settings.walk(denoise, x_T[rows].to(self.device), self.schedule, noise, variance=variance)
 
     def _guided(self, classes: Tensor | None, rows: slice, settings: Sampling) -> BoundDenoiser:
-        """The denoiser for some of the images, under the guidance that is asked for; clipped last."""
+        """The denoiser for some of the images, under the guidance that is asked for."""
         told = self._condition(classes if self.config.unet.num_classes is not None else None, rows)
         denoise: BoundDenoiser = bind(self.denoiser, told)
         if settings.guidance_scale != 1 and told.classes is not None:
@@ -282,7 +278,7 @@ class DiffusionModel(ImageModel):
                 denoise, terms, through=settings.scalars_through, normalise=settings.scalars_normalised,
                 interval=settings.guidance_interval,
             )  # fmt: skip
-        return Clip(denoise) if settings.clip else denoise
+        return denoise
 
     @contextmanager
     def _undisturbed(self, settings: Sampling) -> Iterator[None]:
@@ -313,7 +309,3 @@ class DiffusionModel(ImageModel):
 
     def _condition(self, classes: Tensor | None, rows: slice) -> Condition:
         return Condition(classes=None if classes is None else classes[rows].to(self.device))
-
-    def _noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
-        """Standard normal noise of a step for some of the images, a function of (seed, position, step)."""
-        return lambda step: draws.normal([(seed, position, step) for position in rows], self.noise_shape)

@@ -19,8 +19,10 @@ from zsem.data.shaping import sides
 from zsem.diffusion.codecs import CODECS
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
+from zsem.diffusion.solvers import last
 from zsem.models.base import Model
 from zsem.models.inputs import Images, InputConfig, Inputs, read_inputs
+from zsem.models.walking import Walking
 from zsem.nets.unet import UNet
 from zsem.values import draws
 from zsem.values.codes import Codes, Noise
@@ -168,11 +170,18 @@ class ImageModel(Model):
         seed: int,
         batch_size: int,
         progress: Progress | None,
+        first: int = 0,
+        walking: Walking | None = None,
     ) -> Float[Tensor, "n c h w"]:
         """Pixels of codes, each part of them with the denoiser for its rows."""
         self._check(codes)
+        if walking is not None:
+            walking.check_solver()
+            if codes.timesteps:
+                raise ValueError("noise that a codec has found is decoded by that codec: give codes without noise")
         if codes.noise is None:
-            codes = replace(codes, codec="exact", noise=self.fresh_noise(len(codes), seed=seed), timesteps=())
+            fresh = self.fresh_noise(len(codes), seed=seed, first=first)
+            codes = replace(codes, codec="exact", noise=fresh, timesteps=())
         noise = codes.noise
         assert noise is not None
         levels = torch.tensor(codes.timesteps, dtype=torch.float64)
@@ -182,10 +191,19 @@ class ImageModel(Model):
             for start in range(0, len(codes), batch_size):
                 rows = slice(start, min(start + batch_size, len(codes)))
                 part = noise.map(lambda tensor, rows=rows: tensor[rows].to(self.device))
-                out.append(self.crop(CODECS[codes.codec].decode(denoiser(rows), part, grid)).float().cpu())
+                if walking is None:
+                    x0 = CODECS[codes.codec].decode(denoiser(rows), part, grid)
+                else:
+                    more = self._noise(seed, range(first + rows.start, first + rows.stop))
+                    x0, _ = last(walking.walk(denoiser(rows), part.x_T, self.schedule, more))
+                out.append(self.crop(x0).float().cpu())
                 if progress is not None:
                     progress(rows.stop, len(codes))
         return torch.cat(out)
+
+    def _noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
+        """Standard normal noise of a step for some of the images, a function of (seed, position, step)."""
+        return lambda step: draws.normal([(seed, position, step) for position in rows], self.noise_shape)
 
     def _check(self, codes: Codes) -> None:
         if codes.model and codes.model != self.stamp:

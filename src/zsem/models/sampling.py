@@ -9,26 +9,15 @@ from itertools import zip_longest
 from typing import Literal
 
 from zsem.diffusion.guidance import Interval, Scalar
-from zsem.diffusion.schedule import Spacing
-from zsem.diffusion.solvers import SOLVERS
 from zsem.models.classifier import NoisyClassifier
+from zsem.models.walking import Walking
 from zsem.values.errors import ZsemError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Walking):
     """The settings of `DiffusionModel.sample`."""
 
-    solver: str = "unipc"
-    """unipc, dpmpp_2m, heun, ddim, or ddpm (ancestral: hundreds of steps, spacing uniform)"""
-    steps: int = 20
-    """noise levels to visit"""
-    spacing: Spacing = "logsnr"
-    """how they are spread"""
-    eta: float | int = 0.0
-    """share of fresh noise in the steps of ddim, 0..1; 1 is ddpm"""
-    clip: bool = True
-    """clip every prediction of x0, guided or not, to [-1, 1], as DDPM's sampler does"""
     guidance_scale: float | int = 1.0
     """how far to extrapolate from no class to the class: 1 = none, 0 = samples of no class"""
     guidance_rescale: float | int = 0.0
@@ -62,13 +51,10 @@ class Sampling:
         class_dropout: float,
     ) -> None:
         """Raise ZsemError where the settings contradict each other or ask for what a model was not trained for."""
-        if self.solver not in SOLVERS:
-            raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
+        self.check_solver()
         for name in ("guidance_scale", "classifier_scale"):
             if not math.isfinite(getattr(self, name)):
                 raise ZsemError(f"{name} must be a finite number, not {getattr(self, name)}")
-        if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
-            raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
         if not 0 <= self.guidance_rescale <= 1:
             raise ZsemError(f"guidance_rescale must lie in 0..1, not {self.guidance_rescale:g}")
         if self.guidance_interval is not None and self.guidance_interval[0] > self.guidance_interval[1]:

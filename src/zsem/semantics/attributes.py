@@ -23,6 +23,7 @@ from zsem.semantics.probes import Codes, Labels, Probe, to_float64
 from zsem.values.direction import Direction, load_directions
 from zsem.values.errors import ZsemError
 from zsem.values.files import read_tensors, write_whole
+from zsem.values.logistic import Logistic
 
 Method = Literal["constrained", "logistic", "mean"]
 
@@ -148,6 +149,27 @@ class Semantics:
             if clamp:
                 steps[far] *= (directions.GUARD / sigma[far])[:, None]
         return z + (torch.from_numpy(steps) * self.std.double().cpu()).to(z)
+
+    def log_p(self, wanted: Mapping[str, float | int | bool]) -> Logistic:
+        """log p(all of it | z) of 0/1 attributes that must be there (1) or absent (0), as a prior takes it.
+
+        Raises ZsemError for unknown attributes, real values, and where something else than 0 or 1 is asked for.
+        """
+        if not wanted:
+            raise ZsemError("no attribute is asked for: name one or more, e.g. smile=1")
+        signs = []
+        for name, value in wanted.items():
+            if not self[name].binary:
+                raise ZsemError(f"{name} is a real value, which has no probability: ask for attributes of 0 and 1")
+            if value not in {0, 1}:
+                raise ZsemError(f"{name} is asked for with {value:g}: give 1 where it must be there, 0 where not")
+            signs.append(2.0 * value - 1)
+        weights = self._weights(list(wanted)) / to_float64(self.std)
+        offsets = self._logits(self.normalised(torch.zeros(1, len(self.mean))), list(wanted))[0]
+        sign = np.array(signs)
+        return Logistic(
+            weights=torch.from_numpy(sign[:, None] * weights).float(), offsets=torch.from_numpy(sign * offsets).float()
+        )
 
     def leakage(self, name: str, method: Method = "constrained") -> float | None:
         """Mean change of other attributes expected for a change of this one's score by 1 along its direction.

@@ -8,9 +8,10 @@ from typing import Any
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
 from zsem.models.classifier import ClassifierObjective, NoisyClassifier
-from zsem.models.denoising import AutoencoderObjective, DiffusionObjective
+from zsem.models.denoising import AutoencoderObjective, DiffusionObjective, LatentObjective
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.gan import GanObjective, GenerativeAdversarialNetwork
+from zsem.models.prior import LatentDiffusion
 from zsem.models.vae import VaeObjective, VariationalAutoencoder
 
 
@@ -33,6 +34,7 @@ FAMILIES: dict[str, Family] = {
     "classifier": Family(model=NoisyClassifier, objective=ClassifierObjective),
     "vae": Family(model=VariationalAutoencoder, objective=VaeObjective),
     "gan": Family(model=GenerativeAdversarialNetwork, objective=GanObjective),
+    "latent_diffusion": Family(model=LatentDiffusion, objective=LatentObjective),
 }
 
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from zsem.data.images import ImageSet
-from zsem.diffusion.losses import Weighting, diffusion_loss, weight
+from zsem.diffusion.losses import ErrorKind, Weighting, diffusion_loss, weight
 from zsem.diffusion.schedule import NoiseSchedule
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.imaging import ImageModel, evaluation
+from zsem.models.prior import LatentDiffusion
 from zsem.values import draws
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition
@@ -49,6 +50,18 @@ class ClassifierFigures:
     """Mean cross-entropy over images and timesteps, nats."""
     accuracy: dict[str, float]
     """Share of the images whose class is found, at each timestep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentFigures:
+    """What the validation of a latent DDIM has found, over `n` held-out codes."""
+
+    n: int
+    """Number of codes."""
+    loss: float
+    """Mean over the timesteps, weighted as in training: what the training loss would be on these codes."""
+    levels: dict[str, float]
+    """Mean error of eps at each timestep, squared or absolute as in training, not weighted."""
 
 
 def validate(
@@ -104,6 +117,26 @@ def validate_classifier(
 
     losses, right = means_at(timesteps, model, images, score, batch_size)
     return ClassifierFigures(n=len(images), loss=float(losses.mean()), accuracy=named(timesteps, right))
+
+
+def validate_latent(
+    model: LatentDiffusion, z: Float[Tensor, "n d"], weighting: Weighting, error: ErrorKind, *, levels: int = LEVELS
+) -> LatentFigures:
+    """The denoising loss of `model` on raw codes z, each with noise that is a function of its row and the timestep."""
+    timesteps = middles(model.schedule, levels)
+    x0, errors = model.normalise(z), []
+    with evaluation(model):
+        for timestep in timesteps:
+            eps = draws.normal([(row, timestep) for row in range(len(z))], tuple(x0.shape[1:])).to(x0)
+            t = torch.full((len(z),), timestep, device=x0.device)
+            errors.append(
+                diffusion_loss(model.denoiser, x0, eps, t, Condition(), "simple", error=error).double().mean()
+            )
+    found = torch.stack(errors).cpu()
+    alpha, sigma = model.schedule.level(torch.tensor(timesteps, dtype=torch.float64))
+    factors = weight(weighting, "eps", (alpha / sigma) ** 2)
+    factors = factors.sqrt() if error == "l1" else factors
+    return LatentFigures(n=len(z), loss=float((factors * found).mean()), levels=named(timesteps, found))
 
 
 def of_classes(images: ImageSet, names: Sequence[str], number: int) -> tuple[ImageSet, Int64[Tensor, " n"]]:

@@ -1,0 +1,60 @@
+"""How a solver walks from noise to what a model makes, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.diffusion.guidance import Clip
+from zsem.diffusion.posterior import Variance
+from zsem.diffusion.schedule import NoiseSchedule, Spacing, TimeGrid
+from zsem.diffusion.solvers import SOLVERS, NoiseSource, Step
+from zsem.values.errors import ZsemError
+from zsem.values.prediction import BoundDenoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walking:
+    """A solver, the noise levels that it visits, and what it does there."""
+
+    solver: str = "unipc"
+    """unipc, dpmpp_2m, heun, ddim, or ddpm (ancestral: hundreds of steps, spacing uniform)"""
+    steps: int = 20
+    """noise levels to visit"""
+    spacing: Spacing = "logsnr"
+    """how they are spread"""
+    eta: float | int = 0.0
+    """share of fresh noise in the steps of ddim, 0..1; 1 is ddpm"""
+    clip: bool = True
+    """clip every prediction of x0, guided or not, to [-1, 1], as DDPM's sampler does"""
+
+    def check_solver(self) -> None:
+        """Raise ZsemError where there is no such solver, or it adds no noise and is asked to."""
+        if self.solver not in SOLVERS:
+            raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
+        if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
+            raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
+
+    def walk(
+        self,
+        denoise: BoundDenoiser,
+        x_T: Float[Tensor, "b c h w"],
+        schedule: NoiseSchedule,
+        noise: NoiseSource,
+        *,
+        variance: Variance = "small",
+    ) -> Iterator[Step]:
+        """The steps from x_T to clean; clipped last, so after all guidance.
+
+        noise: standard normal noise of a step, for what adds some. variance: of the steps of ddpm.
+        Raises ZsemError, where it is called, for more steps than there are timesteps.
+        """
+        grid = TimeGrid.make(schedule, self.steps, spacing=self.spacing)
+        own: dict[str, Any] = {"eta": self.eta, "noise": noise} if self.eta > 0 else {}
+        if self.solver == "ddpm":
+            own = {"noise": noise, "variance": variance}
+        return SOLVERS[self.solver](Clip(denoise) if self.clip else denoise, x_T, grid, **own)
