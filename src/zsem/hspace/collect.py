@@ -78,9 +78,9 @@ def collect(
     levels = _levels(model.grid(steps), interval)
     codes = []
     with _room(model, len(inputs), levels, pooled, file) as h:
-        for rows in _batches(len(inputs), batch_size):
+        for rows in batches(len(inputs), batch_size):
             recorder = Recorder(model.denoiser, pooled=pooled)
-            codes.append(_invert(model, inputs[rows], _of_rows(classes, rows), steps, recorder))
+            codes.append(_invert(model, inputs[rows], of_rows(classes, rows), steps, recorder))
             h[rows] = _stacked(recorder, levels)
             if progress is not None:
                 progress(rows.stop, len(inputs))
@@ -114,10 +114,10 @@ def collect_samples(
     levels = _levels(TimeGrid.make(model.schedule, steps, spacing=spacing), interval)
     images = []
     with _room(model, number, levels, pooled, file) as h:
-        for rows in _batches(number, batch_size):
+        for rows in batches(number, batch_size):
             recorder = Recorder(model.denoiser, pooled=pooled)
             images.append(model.sample(
-                rows.stop - rows.start, first=rows.start, classes=_of_rows(classes, rows), seed=seed, steps=steps,
+                rows.stop - rows.start, first=rows.start, classes=of_rows(classes, rows), seed=seed, steps=steps,
                 spacing=spacing, batch_size=batch_size, denoiser=recorder, **settings,
             ))  # fmt: skip
             h[rows] = _stacked(recorder, levels)
@@ -146,12 +146,14 @@ def _levels(grid: TimeGrid, interval: Interval | None) -> tuple[float, ...]:
     return kept
 
 
-def _batches(number: int, batch_size: int) -> Iterator[slice]:
+def batches(number: int, batch_size: int) -> Iterator[slice]:
+    """Consecutive rows of `number` images."""
     for start in range(0, number, batch_size):
         yield slice(start, min(start + batch_size, number))
 
 
-def _of_rows(classes: Classes, rows: slice) -> Classes:
+def of_rows(classes: Classes, rows: slice) -> Classes:
+    """The classes of some images, where they are given one each."""
     return classes if classes is None or isinstance(classes, int) else classes[rows]
 
 

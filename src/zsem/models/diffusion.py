@@ -248,7 +248,11 @@ class DiffusionModel(ImageModel):
         x_t: noisy images, `noise_shape` each (padded, see `prepare`). t: timesteps (0..T-1), one for all or one each.
         Without a gradient; `unet.down` has one. Raises ZsemError for another shape, and classes that do not exist.
         """
-        return self._bottleneck(x_t, t, self._condition(self._classes(classes, len(x_t)), slice(None)))
+        return self._bottleneck(x_t, t, self.condition(classes, len(x_t)))
+
+    def condition(self, classes: Classes, number: int) -> Condition:
+        """What the network is told for `number` images of these classes. ZsemError: they do not exist."""
+        return self._condition(self._classes(classes, number), slice(None))
 
     def _walks(
         self,
