@@ -25,6 +25,7 @@ from zsem.models.imaging import STEPS, Progress
 from zsem.models.inputs import Images, Inputs
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
+from zsem.values.prediction import Condition, Denoiser
 
 Editable = DiffusionModel | DiffusionAutoencoder
 """Models with a bottleneck to edit in."""
@@ -80,7 +81,7 @@ def collect(
     with _room(model, len(inputs), levels, pooled, file) as h:
         for rows in batches(len(inputs), batch_size):
             recorder = Recorder(model.denoiser, pooled=pooled)
-            codes.append(_invert(model, inputs[rows], of_rows(classes, rows), steps, recorder))
+            codes.append(invert_through(model, inputs[rows], of_rows(classes, rows), recorder, steps=steps))
             h[rows] = _stacked(recorder, levels)
             if progress is not None:
                 progress(rows.stop, len(inputs))
@@ -127,14 +128,24 @@ def collect_samples(
     return Collected(h=kept, timesteps=levels, model=model.stamp), torch.cat(images)
 
 
-def _invert(model: Editable, inputs: Inputs, classes: Classes, steps: int, recorder: Recorder) -> Codes:
-    """Codes of one batch, by way of the recorder."""
-    told: dict[str, Any] = {"steps": steps, "batch_size": len(inputs), "steer": lambda cond, _: bind(recorder, cond)}
+def invert_through(
+    model: Editable, inputs: Inputs, classes: Classes, denoiser: Denoiser, *, codec: str = "exact", steps: int = STEPS
+) -> Codes:
+    """Codes of one batch of images, found with another denoiser in place of the model's."""
+    told: dict[str, Any] = {"codec": codec, "steps": steps, "batch_size": len(inputs)}
+    told["steer"] = lambda cond, _: bind(denoiser, cond)
     if isinstance(model, DiffusionModel):
         return model.invert(inputs, classes=classes, **told)
     if classes is not None:
         raise ZsemError("an autoencoder is told z and no class: leave out the classes")
     return model.encode(inputs, **told)
+
+
+def condition_of(model: Editable, codes: Codes, classes: Classes) -> Condition:
+    """What the network is told of one batch of codes."""
+    if isinstance(model, DiffusionModel):
+        return model.condition(classes, len(codes))
+    return Condition(z=codes.z.to(model.device))
 
 
 def _levels(grid: TimeGrid, interval: Interval | None) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ from zsem.diffusion.guidance import Interval
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import last
 from zsem.hspace.asyrp import asyrp, asyrp_grid
-from zsem.hspace.collect import Editable, batches, of_rows
+from zsem.hspace.collect import Editable, batches, condition_of, of_rows
 from zsem.hspace.engine import Edited
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
@@ -87,10 +87,7 @@ def asymmetric(
     out = []
     for rows in batches(len(codes), batch_size):
         part = codes[rows]
-        if isinstance(model, DiffusionAutoencoder):
-            cond = Condition(z=part.z.to(model.device))
-        else:
-            cond = model.condition(of_rows(classes, rows), len(part))
+        cond = condition_of(model, part, of_rows(classes, rows))
         noise = part.noise or model.fresh_noise(len(part), seed=seed, first=rows.start)
 
         def fresh(step: int, rows: slice = rows) -> Tensor:
