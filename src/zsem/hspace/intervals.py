@@ -90,8 +90,8 @@ class Curves:
 class Phases:
     """Where an edit ends (t >= t_edit is edited) and quality boosting begins (t < t_boost), and by which rule."""
 
-    t_edit: float
-    t_boost: float
+    t_edit: float | int
+    t_boost: float | int
     rule: Literal["published", "portable", "given"]
 
 
@@ -127,7 +127,7 @@ def phases(
     return Phases(t_edit=float(t_edit), t_boost=float(t_boost), rule=rule)
 
 
-def first_reaching(timesteps: Sequence[float], values: Sequence[float], threshold: float) -> float:
+def first_reaching(timesteps: Sequence[float | int], values: Sequence[float | int], threshold: float | int) -> float:
     """The first whole timestep at which a curve, cleanest first, has reached a threshold; ZsemError: it never does."""
     for i, value in enumerate(values):
         if value < threshold:
