@@ -105,6 +105,10 @@ def test_curves_are_stored_and_drawn(tmp_path):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(ZsemError, match=says):
             Curves.load(tmp_path / "bad.json")
+    spoilt = (tmp_path / "a" / "curves.json").read_text().replace('"images": 3', '"images": "many"')
+    (tmp_path / "bad.json").write_text(spoilt)
+    with pytest.raises(ZsemError, match="damaged at images"):
+        Curves.load(tmp_path / "bad.json")
     chosen = Phases(t_edit=300, t_boost=100, rule="given")
     figure = intervals_figure(curves, chosen)
     lines = {line.get_label(): line for line in figure.axes[0].lines}

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from zsem.diffusion.guidance import Steered
@@ -83,7 +84,11 @@ class Curves:
             raise ZsemError(f"{path} holds no curves of zsem")
         if about["version"] != FORMAT_VERSION:
             raise ZsemError(f"{path} has version {about['version']}; this zsem reads version {FORMAT_VERSION}")
-        return Curves(**{k: tuple(v) if isinstance(v, list) else v for k, v in about.items() if k in names})
+        try:
+            return TypeAdapter(Curves).validate_python({name: about[name] for name in names})
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"]))
+            raise ZsemError(f"{path} is damaged at {where}; measure the curves again") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DModel
+    from diffusers.models.unets.unet_2d import UNet2DModel
 
 
 @dataclass(frozen=True, kw_only=True)
