@@ -213,7 +213,11 @@ def test_directions_add_up(weights, tmp_path):
     assert less.name == "smile - hat"
     first, second = pca(generator(15).standard_normal((30, DIMS)), 2)
     assert (first + second).unit == "standard deviation"
-    for other in (replace(two, space="h"), replace(two, model="x"), replace(two, vector=two.vector[:3])):
+    for other in (
+        replace(two, space="h", vector=two.vector[:, None, None]),
+        replace(two, model="x"),
+        replace(two, vector=two.vector[:3]),
+    ):
         with pytest.raises(ValueError, match="different spaces or models"):
             one + other
     assert load_directions(save_directions(tmp_path / "some.safetensors", [both]))[0].name == both.name

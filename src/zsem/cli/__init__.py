@@ -83,6 +83,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "info": ("RUN", "what a model is and how it was trained", "zsem.cli.info:Info"),
     "import": ("FILE.. --out RUN", "turn foreign checkpoints into a model", "zsem.cli.interop:Import"),
     "export": ("RUN --out DIR", "write a model as a diffusers pipeline", "zsem.cli.interop:Export"),
+    "hspace intervals": (
+        "RUN DATA",
+        "measure at which timesteps to edit in the bottleneck",
+        "zsem.cli.hspace:HspaceIntervals",
+    ),
     "bench edit": ("RUN DATA --out DIR", "measure how good edits are", "zsem.cli.bench:BenchEdit"),
     "data avatars": ("--out DIR", "render labelled cartoon faces", "zsem.cli.data:Avatars"),
     "data digits": ("--out DIR", "write 1,797 handwritten digits", "zsem.cli.data:Digits"),

@@ -105,7 +105,7 @@ class Extrapolate:
         """One evaluation of the network, on twice the batch where it acts."""
         if self._plain:
             return self._denoise(x_t, t, self._cond)
-        if _idle(self._interval, t):
+        if idle(self._interval, t):
             return self._denoise(x_t, t, self._cond)
         if self._scale == 0 and self._interval is None:
             return self._denoise(x_t, t, self._base)
@@ -116,7 +116,7 @@ class Extrapolate:
         if self._rescale > 0:
             ratio = _deviation(cond.x0) / _deviation(guided.x0)
             guided = guided.steer(self._rescale * (1 - ratio) / u * guided.x0, u)
-        return cond.steer(_limited(guided.eps - cond.eps, self._interval, t), u)
+        return cond.steer(limited(guided.eps - cond.eps, self._interval, t), u)
 
     def _both(self, x_t: Tensor, t: Tensor) -> tuple[Prediction, Prediction]:
         """The predictions under base and cond, in one evaluation where both tell the network the same things."""
@@ -161,10 +161,10 @@ class ClassifierGuidance(Steered):
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], *cond: Condition) -> Prediction:
         """One evaluation of the network; one of the classifier, forward and backward, where it acts."""
         prediction = self._denoise(x_t, t, *cond)
-        if self._scale == 0 or _idle(self._interval, t):
+        if self._scale == 0 or idle(self._interval, t):
             return prediction
         gradient = _gradient(lambda x: self._log_prob(x, t.float()), x_t)
-        pull = _limited(self._scale * gradient, self._interval, t)
+        pull = limited(self._scale * gradient, self._interval, t)
         if self._form == "mean":
             before = prediction.mean_shift
             return replace(prediction, mean_shift=pull if before is None else before + pull)
@@ -207,7 +207,7 @@ class SemanticGuidance(Steered):
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], *cond: Condition) -> Prediction:
         """One evaluation of the network, and its backward pass where the gradient goes through it."""
-        if not self._terms or _idle(self._interval, t):
+        if not self._terms or idle(self._interval, t):
             return self._denoise(x_t, t, *cond)
         alpha, sigma = level_like(self.schedule, t, x_t)
         if self._through == "x0":
@@ -222,7 +222,7 @@ class SemanticGuidance(Steered):
                 prediction = self._denoise(x, t, *cond)
                 gradient = self._ascent(prediction.x0, x, torch.ones_like(alpha))
             prediction = prediction if inner else _map(prediction, Tensor.detach)
-        return prediction.steer(-sigma * _limited(gradient, self._interval, t), sigma / alpha)
+        return prediction.steer(-sigma * limited(gradient, self._interval, t), sigma / alpha)
 
     def _ascent(self, x0: Tensor, source: Tensor, factor: Tensor) -> Tensor:
         """The gradient of the weighted sum at x0 with respect to `source`, times `factor` for each image."""
@@ -238,18 +238,18 @@ class SemanticGuidance(Steered):
         return pull
 
 
-def _within(interval: Interval, t: Tensor) -> Bool[Tensor, " b"]:
+def within(interval: Interval, t: Tensor) -> Bool[Tensor, " b"]:
     return (t >= interval[0]) & (t <= interval[1])
 
 
-def _idle(interval: Interval | None, t: Tensor) -> bool:
+def idle(interval: Interval | None, t: Tensor) -> bool:
     """Whether none of the images is at a timestep where a guidance acts."""
-    return interval is not None and not bool(_within(interval, t).any())
+    return interval is not None and not bool(within(interval, t).any())
 
 
-def _limited(values: Tensor, interval: Interval | None, t: Tensor) -> Tensor:
+def limited(values: Tensor, interval: Interval | None, t: Tensor) -> Tensor:
     """The values of the images that are at such a timestep, and 0 for the others."""
-    return values if interval is None else torch.where(_within(interval, t)[:, None, None, None], values, 0)
+    return values if interval is None else torch.where(within(interval, t)[:, None, None, None], values, 0)
 
 
 def _gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

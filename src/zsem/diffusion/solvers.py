@@ -161,14 +161,19 @@ def ddim(
     xb = walk.start(x)
     for i in range(grid.steps):
         u, u_next = walk.u[i], walk.u[i + 1]
-        fresh = 0.0  # standard deviation of the added noise, over alpha
-        if eta > 0:
-            fresh = eta * u_next * math.sqrt(1 - (walk.alpha[i] / walk.alpha[i + 1]) ** 2) / walk.sigma[i]
+        fresh = fresh_deviation(walk, i, eta)
         prediction = walk.predict(xb, i)
         xb = xb + (math.sqrt(u_next**2 - fresh**2) - u) * prediction.eps
         if noise is not None and fresh > 0:
             xb = xb + fresh * noise(i).to(xb)
         yield Step(index=i, x=walk.alpha[i + 1] * xb, prediction=prediction, nfe=walk.nfe)
+
+
+def fresh_deviation(walk: Walk, i: int, eta: float | int) -> float:
+    """Standard deviation of the noise that DDIM adds on a step, over alpha of the node it leads to (DDIM, eq. 16)."""
+    if eta == 0:
+        return 0.0
+    return eta * walk.u[i + 1] * math.sqrt(1 - (walk.alpha[i] / walk.alpha[i + 1]) ** 2) / walk.sigma[i]
 
 
 @solver("heun")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Extrapolate
-from zsem.models.imaging import STEPS, ImageModel, Progress
+from zsem.models.imaging import STEPS, ImageModel, Progress, Steer
 from zsem.models.inputs import Images
 from zsem.models.prior import LogP, Prior
 from zsem.models.walking import Walking
@@ -70,6 +69,7 @@ class DiffusionAutoencoder(ImageModel):
         steps: int = STEPS,
         storage: torch.dtype = torch.float32,
         batch_size: int = 16,
+        steer: Steer | None = None,
         progress: Progress | None = None,
     ) -> Codes:
         """Codes of images: z_sem, and with `noise` the stochastic code too.
@@ -81,12 +81,13 @@ class DiffusionAutoencoder(ImageModel):
             "reference" (DDIM as the official code walks it, for the same numbers).
         steps: noise levels; the exact codec evaluates the network steps + 1 times here and steps times in decode.
         storage: type of the stochastic code: float32, or float16 for half the size and rounding below one grey level.
+        steer: makes the denoiser that the noise is found with, as in `decode`.
         progress: called with (images done, images in all).
         """
         inputs = self.read(images)
         return self._encode(
             inputs, lambda x0, _: Condition(z=self.encoder(x0)), noise=noise, codec=codec, steps=steps,
-            storage=storage, batch_size=batch_size, progress=progress,
+            storage=storage, batch_size=batch_size, steer=steer, progress=progress,
         )  # fmt: skip
 
     def decode(
@@ -96,7 +97,7 @@ class DiffusionAutoencoder(ImageModel):
         seed: int = 0,
         guidance_scale: float | int = 1.0,
         batch_size: int = 16,
-        steer: Callable[[Condition, slice], BoundDenoiser] | None = None,
+        steer: Steer | None = None,
         walking: Walking | None = None,
         first: int = 0,
         progress: Progress | None = None,
@@ -109,7 +110,7 @@ class DiffusionAutoencoder(ImageModel):
             else is evaluated; 0 = images of no z. Other than 1 it takes a model trained with z_dropout, and does not
             give back the images that codes with noise come from.
         steer: makes the denoiser for a part of the batch from its condition and the rows it stands for, where the
-            plain one should not be used, e.g. `Extrapolate` for edits.
+            plain one should not be used, e.g. `Extrapolate` for edits in z or `hspace.engine.Edited` for those in h.
         walking: walk from x_T with this solver and these noise levels in place of the codec's, as samples are made.
         first: position of the first of the codes that are given fresh noise, so that many can be decoded in parts.
         Raises ZsemError where the codes belong to another model, or the model needs z and is to do without;
@@ -185,6 +186,20 @@ class DiffusionAutoencoder(ImageModel):
     def reconstruct(self, images: Images, *, codec: str = "exact", steps: int = STEPS) -> Float[Tensor, "n c h w"]:
         """Encode and decode: the same pixels with the exact codec."""
         return self.decode(self.encode(images, codec=codec, steps=steps))
+
+    def bottleneck(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        t: int | float | Float[Tensor, " ..."],
+        z: Float[Tensor, "b d"] | None = None,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """h, where Asyrp edits: what the U-Net knows of x_t between its two halves (2210.10960), `bottleneck_shape`.
+
+        x_t: noisy images, `noise_shape` each (padded, see `prepare`). t: timesteps (0..T-1), one for all or one each.
+        z: semantic codes as the encoder gives them (not normalised); None = no z, as in training with z_dropout.
+        Without a gradient; `unet.down` has one. Raises ZsemError for another shape.
+        """
+        return self._bottleneck(x_t, t, Condition(z=None if z is None else z.to(self.device)))
 
     def vary(self, codes: Codes, number: int = 1, *, seed: int = 0) -> Codes:
         """`number` variations of every image: the same z, fresh x_T (DiffAE, Fig. 3); image by image in the result."""

@@ -19,12 +19,12 @@ from zsem.diffusion.losses import TIMESTEP_DRAW, stratified_draws
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import Step, last
 from zsem.models.classifier import NoisyClassifier
-from zsem.models.imaging import STEPS, ImageModel, Progress, check_names, evaluation
+from zsem.models.imaging import STEPS, ImageModel, Progress, Steer, check_names, evaluation
 from zsem.models.inputs import Images
 from zsem.models.sampling import Sampling
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
-from zsem.values.prediction import BoundDenoiser, Condition
+from zsem.values.prediction import BoundDenoiser, Condition, Denoiser
 
 Classes = int | Sequence[int] | Int[Tensor, " n"] | None
 
@@ -91,6 +91,7 @@ class DiffusionModel(ImageModel):
         scalars: Sequence[tuple[float | int, Scalar]] = (),
         scalars_through: Literal["denoiser", "x0"] = "denoiser",
         scalars_normalised: bool = False,
+        denoiser: Denoiser | None = None,
         batch_size: int = 16,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
@@ -102,6 +103,7 @@ class DiffusionModel(ImageModel):
         solver .. scalars_normalised: see `Sampling`. Classifier-free guidance needs a model trained with class_dropout;
             all kinds of guidance add up. With guidance_scale 1, classifier_scale 0 and scalars of weight 0 nothing else
             is evaluated.
+        denoiser: in place of the model's own, below all guidance, e.g. `hspace.engine.Edited`.
         Raises ZsemError for settings that contradict each other, too many steps, or classes that do not exist.
         """
         settings = Sampling(
@@ -111,7 +113,7 @@ class DiffusionModel(ImageModel):
             scalars_through=scalars_through, scalars_normalised=scalars_normalised,
         )  # fmt: skip
         out = []
-        for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings, first):
+        for rows, walk in self._walks(number, classes, seed, x_T, batch_size, settings, first, denoiser):
             with self._undisturbed(settings):
                 out.append(self.crop(last(walk)[0]).float().cpu())
             if progress is not None:
@@ -200,6 +202,7 @@ class DiffusionModel(ImageModel):
         steps: int = STEPS,
         storage: torch.dtype = torch.float32,
         batch_size: int = 16,
+        steer: Steer | None = None,
         progress: Progress | None = None,
     ) -> Codes:
         """The noise that images come from, as Codes with an empty z; arguments as in DiffusionAutoencoder.encode."""
@@ -207,7 +210,7 @@ class DiffusionModel(ImageModel):
         wanted = self._classes(classes, len(inputs.pixels))
         return self._encode(
             inputs, lambda _, rows: self._condition(wanted, rows), noise=True, codec=codec, steps=steps,
-            storage=storage, batch_size=batch_size, progress=progress,
+            storage=storage, batch_size=batch_size, steer=steer, progress=progress,
         )  # fmt: skip
 
     def decode(
@@ -217,14 +220,38 @@ class DiffusionModel(ImageModel):
         classes: Classes = None,
         seed: int = 0,
         batch_size: int = 16,
+        steer: Steer | None = None,
         progress: Progress | None = None,
     ) -> Float[Tensor, "n c h w"]:
-        """Pixels of codes, float32, nominally in [-1, 1] and not clipped; give the classes of `invert` again."""
+        """Pixels of codes, float32, nominally in [-1, 1] and not clipped; give the classes of `invert` again.
+
+        steer: makes the denoiser for a part of the batch from its condition and the rows it stands for, where the
+            plain one should not be used, e.g. `hspace.engine.Edited`.
+        """
         wanted = self._classes(classes, len(codes))
-        return self._decode(
-            codes, lambda rows: bind(self.denoiser, self._condition(wanted, rows)),
-            seed=seed, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+
+        def denoiser(rows: slice) -> BoundDenoiser:
+            cond = self._condition(wanted, rows)
+            return bind(self.denoiser, cond) if steer is None else steer(cond, rows)
+
+        return self._decode(codes, denoiser, seed=seed, batch_size=batch_size, progress=progress)
+
+    def bottleneck(
+        self,
+        x_t: Float[Tensor, "b c h w"],
+        t: int | float | Float[Tensor, " ..."],
+        classes: Classes = None,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """h, where Asyrp edits: what the U-Net knows of x_t between its two halves (2210.10960), `bottleneck_shape`.
+
+        x_t: noisy images, `noise_shape` each (padded, see `prepare`). t: timesteps (0..T-1), one for all or one each.
+        Without a gradient; `unet.down` has one. Raises ZsemError for another shape, and classes that do not exist.
+        """
+        return self._bottleneck(x_t, t, self.condition(classes, len(x_t)))
+
+    def condition(self, classes: Classes, number: int) -> Condition:
+        """What the network is told for `number` images of these classes. ZsemError: they do not exist."""
+        return self._condition(self._classes(classes, number), slice(None))
 
     def _walks(
         self,
@@ -235,6 +262,7 @@ class DiffusionModel(ImageModel):
         batch_size: int,
         settings: Sampling,
         first: int = 0,
+        denoiser: Denoiser | None = None,
     ) -> Iterator[tuple[slice, Iterator[Step]]]:
         """The walks of a solver from noise to images, batch by batch, with the rows that each makes."""
         if number < 1 or batch_size < 1:
@@ -252,17 +280,17 @@ class DiffusionModel(ImageModel):
         for start in range(0, number, batch_size):
             rows = slice(start, min(start + batch_size, number))
             noise = self._noise(seed, range(first + rows.start, first + rows.stop))
-            denoise = self._guided(wanted, rows, settings)
+            denoise = self._guided(self.denoiser if denoiser is None else denoiser, wanted, rows, settings)
             variance = "learned" if config.learned_range else "small"
             yield rows, settings.walk(denoise, x_T[rows].to(self.device), self.schedule, noise, variance=variance)
 
-    def _guided(self, classes: Tensor | None, rows: slice, settings: Sampling) -> BoundDenoiser:
-        """The denoiser for some of the images, under the guidance that is asked for."""
+    def _guided(self, denoiser: Denoiser, classes: Tensor | None, rows: slice, settings: Sampling) -> BoundDenoiser:
+        """The denoiser for some of the images, under the guidance that is asked for; clipped last."""
         told = self._condition(classes if self.config.unet.num_classes is not None else None, rows)
-        denoise: BoundDenoiser = bind(self.denoiser, told)
+        denoise: BoundDenoiser = bind(denoiser, told)
         if settings.guidance_scale != 1 and told.classes is not None:
             denoise = Extrapolate(
-                self.denoiser, Condition(classes=torch.full_like(told.classes, -1)), told, settings.guidance_scale,
+                denoiser, Condition(classes=torch.full_like(told.classes, -1)), told, settings.guidance_scale,
                 rescale=settings.guidance_rescale, interval=settings.guidance_interval,
             )  # fmt: skip
         if settings.classified and settings.classifier is not None and classes is not None:

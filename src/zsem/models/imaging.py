@@ -36,6 +36,8 @@ CLEAN_LABEL = 1  # the first step is a midpoint rule: of a clean image the netwo
 STEPS = 19  # noise levels of the default codec: 20 evaluations to encode, 19 to decode
 
 Progress = Callable[[int, int], None]
+Steer = Callable[[Condition, slice], BoundDenoiser]
+"""Makes the denoiser for a part of the batch from its condition and the rows it stands for."""
 
 
 class ImageModel(Model):
@@ -74,6 +76,22 @@ class ImageModel(Model):
     def denoiser(self) -> NetworkDenoiser:
         """The U-Net as a denoiser, for solvers, guidance and codecs."""
         return NetworkDenoiser(self.unet, self.schedule, self.config.prediction)
+
+    @property
+    def bottleneck_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of h, the bottleneck of the U-Net."""
+        height, width = (side // self.unet.multiple for side in self.noise_shape[1:])
+        return self.unet.skip_channels[-1], height, width
+
+    def _bottleneck(
+        self, x_t: Float[Tensor, "b c h w"], t: int | float | Float[Tensor, " ..."], cond: Condition
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        """h at x_t, under a condition."""
+        if tuple(x_t.shape[1:]) != self.noise_shape:
+            raise ZsemError(f"x_t must be {['n', *self.noise_shape]} here, not {list(x_t.shape)}")
+        at = torch.as_tensor(t, dtype=torch.float32, device=self.device).expand(len(x_t))
+        with evaluation(self):
+            return self.unet.down(x_t.float().to(self.device), at, cond)[0]
 
     @property
     def backend(self) -> str:
@@ -139,6 +157,7 @@ class ImageModel(Model):
         storage: torch.dtype,
         batch_size: int,
         progress: Progress | None,
+        steer: Steer | None = None,
     ) -> Codes:
         """Codes of images, each part [b, c, h, w] of them under condition(part, its rows)."""
         if codec not in CODECS:
@@ -153,7 +172,8 @@ class ImageModel(Model):
                 cond = condition(x0, rows)
                 zs.append(torch.empty(len(x0), 0) if cond.z is None else cond.z.cpu())
                 if noise:
-                    noises.append(CODECS[codec].encode(bind(self.denoiser, cond), x0, grid, storage).map(Tensor.cpu))
+                    denoise = bind(self.denoiser, cond) if steer is None else steer(cond, rows)
+                    noises.append(CODECS[codec].encode(denoise, x0, grid, storage).map(Tensor.cpu))
                 if progress is not None:
                     progress(rows.stop, number)
         return Codes(

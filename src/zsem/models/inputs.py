@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from zsem.data.shaping import sides
 from zsem.values.errors import ZsemError
 
 OneImage = str | Path | Image.Image | np.ndarray
-Images = ImageSet | OneImage | Tensor | Sequence[OneImage]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,20 @@ class Inputs:
     paths: tuple[str, ...] = ()
     sha256: tuple[str, ...] = ()
 
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: slice) -> Inputs:
+        """Some of the images."""
+        return replace(self, pixels=self.pixels[rows], paths=self.paths[rows], sha256=self.sha256[rows])
+
     def part(self, rows: slice) -> Float[Tensor, "b c h w"]:
         """Some of the images as the network sees them, in [-1, 1]."""
         pixels = self.pixels[rows]
         return pixels.float() if self.intensity is None else self.intensity.normalise(pixels)
+
+
+Images = ImageSet | OneImage | Tensor | Sequence[OneImage] | Inputs
 
 
 def read_inputs(images: Images, shape: tuple[int, int, int], intensity: Intensity, background: str = "white") -> Inputs:
@@ -66,18 +75,19 @@ def read_inputs(images: Images, shape: tuple[int, int, int], intensity: Intensit
 
     A path is a folder, an archive or a file. A list of files keeps its order and must be readable as a whole. An array
     is [h, w], [h, w, c] or [n, h, w, c], of the depth of `intensity`; so is a tensor [n, c, h, w] of whole numbers, or
-    it is float in [-1, 1]. Sets and tensors must have the right shape.
+    it is float in [-1, 1]. Sets and tensors must have the right shape. What was read before stays as it is.
     Raises ZsemError where something cannot be read or does not fit.
     """
     channels, size, depth = shape[0], shape[1:], intensity.depth
+    if isinstance(images, Inputs):
+        fitting(images.pixels, shape)
+        return images
     if isinstance(images, ImageSet):
         stored = of_depth(fitting(images.pixels, shape), intensity)
         return Inputs(pixels=stored, intensity=intensity, paths=tuple(images.paths), sha256=tuple(images.sha256))
     if isinstance(images, Tensor):
-        pixels = fitting(images, shape)
-        if pixels.dtype.is_floating_point:
-            return Inputs(pixels=pixels, intensity=None)
-        return Inputs(pixels=of_depth(pixels, intensity), intensity=intensity)
+        pixels, whole = fitting(images, shape), not images.dtype.is_floating_point
+        return Inputs(pixels=of_depth(pixels, intensity) if whole else pixels, intensity=intensity if whole else None)
     if isinstance(images, (str, Path)):
         loaded = load_images(images, size=size, channels=channels, depth=depth, background=background)
         return read_inputs(loaded, shape, intensity)

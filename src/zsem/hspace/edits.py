@@ -1,0 +1,117 @@
+"""Edits in h: from codes of images and a shift to pixels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.diffusion.denoiser import bind
+from zsem.diffusion.guidance import Interval
+from zsem.diffusion.schedule import Spacing, TimeGrid
+from zsem.diffusion.solvers import last
+from zsem.hspace.asyrp import asyrp, asyrp_grid
+from zsem.hspace.collect import Editable, batches, condition_of, of_rows
+from zsem.hspace.engine import Edited
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.diffusion import Classes
+from zsem.models.imaging import U_MAX, Progress, evaluation
+from zsem.values import draws
+from zsem.values.codes import Codes
+from zsem.values.direction import Direction, Shift
+from zsem.values.errors import ZsemError
+from zsem.values.prediction import BoundDenoiser, Condition
+
+
+def symmetric(
+    model: Editable,
+    codes: Codes,
+    shift: Shift,
+    *,
+    gain: float | int = 1.0,
+    interval: Interval | None = None,
+    classes: Classes = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Pixels of codes, decoded with `Edited`: float32, nominally in [-1, 1], not clipped.
+
+    With a shift or gain of 0 they are what `model.decode` makes of the codes, to the bit.
+    codes: of images, with noise; those without are given fresh noise, a function of (seed, position).
+    interval: first and last timestep, both inclusive, at which h is edited: (t_edit, T - 1).
+    classes: of a model that is conditional on them, as they were given to `invert`.
+    Raises ZsemError where the codes or the direction belong to another model.
+    """
+    check_shift(model, shift)
+
+    def steer(cond: Condition, _: slice) -> BoundDenoiser:
+        return bind(Edited(model.denoiser, shift, gain, interval=interval), cond)
+
+    if isinstance(model, DiffusionAutoencoder):
+        return model.decode(codes, seed=seed, batch_size=batch_size, steer=steer, progress=progress)
+    return model.decode(codes, classes=classes, seed=seed, batch_size=batch_size, steer=steer, progress=progress)
+
+
+def asymmetric(
+    model: Editable,
+    codes: Codes,
+    shift: Shift,
+    *,
+    t_edit: float | int,
+    t_boost: float | int = 0,
+    steps: int | None = None,
+    spacing: Spacing = "uniform",
+    classes: Classes = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Float[Tensor, "n c h w"]:
+    """Pixels of codes by the published process (`asyrp`): float32, nominally in [-1, 1], not clipped.
+
+    It starts from x_T alone. With a shift of 0 and t_boost 0 it is DDIM; codes of the codec "ddim" decode to the same.
+    steps: with levels forced at t_edit and t_boost; None = the levels of the codes.
+    seed: of the noise below t_boost, a function of (seed, position, step), and of x_T where the codes have none.
+    Other arguments and errors as for `symmetric`; ZsemError also for codes without levels and no `steps`.
+    """
+    check_shift(model, shift)
+    if codes.model and codes.model != model.stamp:
+        raise ZsemError(f"these codes belong to model {codes.model}, this is {model.stamp}: encode the images again")
+    if steps is not None:
+        grid = asyrp_grid(model.schedule, steps, t_edit=t_edit, t_boost=t_boost, spacing=spacing, u_max=U_MAX)
+    elif codes.steps:
+        levels = torch.tensor(codes.timesteps, dtype=torch.float64)
+        grid = TimeGrid.from_levels(model.schedule, t=levels, clean=True)
+    else:
+        raise ZsemError("these codes have no noise levels of their own: say how many steps to take")
+    out = []
+    for rows in batches(len(codes), batch_size):
+        part = codes[rows]
+        cond = condition_of(model, part, of_rows(classes, rows))
+        noise = part.noise or model.fresh_noise(len(part), seed=seed, first=rows.start)
+
+        def fresh(step: int, rows: slice = rows) -> Tensor:
+            return draws.normal(
+                [(seed, position, step) for position in range(rows.start, rows.stop)], model.noise_shape
+            )
+
+        x_T = noise.x_T.to(model.device)
+        with evaluation(model):
+            walk = asyrp(model.denoiser, cond, x_T, grid, shift, t_edit=t_edit, t_boost=t_boost, noise=fresh)
+            out.append(model.crop(last(walk)[0]).float().cpu())
+        if progress is not None:
+            progress(rows.stop, len(codes))
+    return torch.cat(out)
+
+
+def check_shift(model: Editable, shift: Shift) -> None:
+    """Raise ZsemError for a direction that is none in this model's h. Shifts of other kinds say nothing of theirs."""
+    if not isinstance(shift, Direction):
+        return
+    if shift.space != "h":
+        raise ZsemError(f"the direction {shift.name!r} is in {shift.space}: find one with `zsem directions --space h`")
+    if shift.model != model.stamp:
+        raise ZsemError(f"the direction {shift.name!r} belongs to model {shift.model}, this is {model.stamp}")
+    ours, theirs = model.bottleneck_shape, tuple(shift.vector.shape[-3:])
+    if theirs not in {ours, (ours[0], 1, 1)}:
+        raise ZsemError(f"the direction {shift.name!r} has shape {list(theirs)}, and h of this model {list(ours)}")
