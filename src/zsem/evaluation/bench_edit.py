@@ -113,7 +113,7 @@ class EditBench:
                 f"the judge knows {foreign[0]}, which {images.source} has no labels for: give another judge"
             )
         held_out = images.held_out()
-        order = draws.generator(options.seed, ORDER_DRAW).permutation(len(held_out)).tolist()
+        order = order_of(len(held_out), options.seed)
         self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
         self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
         labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
@@ -278,6 +278,11 @@ class EditBench:
         """Rows, a batch at a time."""
         for start in range(0, number, self.options.batch_size):
             yield slice(start, start + self.options.batch_size)
+
+
+def order_of(number: int, seed: int) -> list[int]:
+    """Held-out images in the order in which they are edited; those that are left calibrate the judge."""
+    return draws.generator(seed, ORDER_DRAW).permutation(number).tolist()
 
 
 def check(options: BenchOptions, images: ImageSet) -> None:
