@@ -141,8 +141,8 @@ def guidance(study: Study) -> list[str]:
     for name, scale, figures in rows:
         ends = wilson(figures["accuracy"], figures["n"])
         lines.append(
-            f"| {name} | {scale:g} | {figures['accuracy']:.1%} | {ends.low:.1%} - {ends.high:.1%} | {figures['frechet']:.1f} "
-            f"| {figures['precision']:.3f} | {figures['recall']:.3f} |"
+            f"| {name} | {scale:g} | {figures['accuracy']:.1%} | {ends.low:.1%} - {ends.high:.1%} "
+            f"| {figures['frechet']:.1f} | {figures['precision']:.3f} | {figures['recall']:.3f} |"
         )
     return [*lines, "", "![Class accuracy and recall over the scale of guidance](guidance.png)"]
 

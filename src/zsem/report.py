@@ -64,7 +64,10 @@ img { max-width: 100%; height: auto; image-rendering: pixelated; }
 {% if section.points %}
 <ul class="points">
 {% for point in section.points %}
-<li{% if point.mark %} class="{{ point.mark }}"{% endif %}>{% if point.mark %}<span class="mark">{{ point.mark }}:</span> {% endif %}
+<li{% if point.mark %} class="{{ point.mark }}"{% endif %}>
+{% if point.mark %}
+<span class="mark">{{ point.mark }}:</span>
+{% endif %}
 {{ point.text }}{% if point.link %} <a href="#{{ point.link }}">more</a>{% endif %}</li>
 {% endfor %}
 </ul>

@@ -21,6 +21,7 @@ from zsem.evaluation.study import Amounts, Study
 from zsem.metrics.health import health_of_z
 from zsem.metrics.reconstruction import Reconstruction
 from zsem.models.diffusion import DiffusionModel
+from zsem.models.mixture import LatentMixture
 from zsem.nets import features, perceptual
 from zsem.nets.unet import UNet
 from zsem.values.errors import ZsemError
@@ -181,7 +182,7 @@ def test_what_is_done_is_not_done_again_and_a_stop_loses_one_section(small_model
     assert done[4:] == ["interpolation", "interpolation"]
     file = tmp_path / "sections" / "health.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(ZsemError, match="is damaged .* delete it"):
+    with pytest.raises(ZsemError, match=r"is damaged .* delete it"):
         evaluate(study_of(small_model, discs, tmp_path, amounts=more), only=["health"])
 
 
@@ -219,6 +220,48 @@ def test_few_held_out_images_are_no_error(small_model, discs, tmp_path):
 def test_two_classes_are_edited_as_one_attribute(study):
     assert edits.edited(study) == ["red"] and study.binary == ["red"]
     assert study.learnable == ["redness", "red"]
+
+
+def test_with_a_prior_images_are_made_and_asked_for(small_model, discs, tmp_path):
+    z = small_model.encode(discs.split("train"), noise=False).z
+    prior = LatentMixture.fit(z, seed=0)
+    study = study_of(small_model, discs, tmp_path, prior=prior)
+    evaluated = evaluate(study, only=["sampling", "conditions", "memorisation"])
+    assert not evaluated.left_out
+    for name in ("sampling", "memorisation"):
+        assert {"samples", "+ autoencoding"} <= {f.of for f in evaluated.findings[name].figures}
+    seen, usual, right = evaluated.findings["conditions"].figures
+    assert {f.of for f in (seen, usual, right)} == {"red"} and seen.n == 3
+    labels = discs.split("train").attributes["red"]
+    assert usual.value == pytest.approx(np.nanmean(labels)) and usual.n == (~np.isnan(labels)).sum()
+    expected = small_model.sample(3, prior=prior, where=study.semantics.log_p({"red": 1}))
+    found = study.judge.logits(small_model.config.intensity.restore(expected.clamp(-1, 1)))[:, 0] > 0
+    assert seen.value == pytest.approx(float(found.double().mean()))
+    prior.history["model"] = "another"
+    with pytest.raises(ZsemError, match="the prior belongs to model another"):
+        study_of(small_model, discs, tmp_path, prior=prior)
+
+
+def test_a_conditional_model_is_asked_for_its_classes(discs, tmp_path):
+    config = plain().config.for_classes(["blue", "red"])
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = DiffusionModel(config).eval()
+    red = np.nan_to_num(discs.attributes["red"])
+    grey = replace(
+        discs, pixels=discs.pixels[:, :1].contiguous(), attributes={"red": red}, class_names=["blue", "red"],
+        classes=torch.from_numpy(red).long(),
+    )  # fmt: skip
+    study = study_of(model, grey, tmp_path, classes=("red",), amounts=replace(LITTLE, conditions=2))
+    evaluated = evaluate(study, only=["reconstruction", "conditions", "interpolation"])
+    assert {f.of for f in evaluated.findings["conditions"].figures} == {"blue", "red"}
+    shares = {f.of: f.value for f in evaluated.findings["conditions"].figures if f.name == "among real ones"}
+    assert shares["blue"] == pytest.approx(1 - shares["red"])
+    exact = [f for f in evaluated.findings["reconstruction"].figures if f.of == "exact codec"]
+    assert {f.name: f.value for f in exact}["identical pixels"] == 1
+    assert "two classes" in evaluated.left_out["interpolation"]
+    others = study_of(model, replace(grey, class_names=["a", "b"]), tmp_path)
+    assert "not in folders of its classes" in evaluate(others, only=["reconstruction"]).left_out["reconstruction"]
 
 
 def test_without_a_prior_the_command_that_makes_one_is_told(evaluated):

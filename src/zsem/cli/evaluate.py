@@ -18,6 +18,7 @@ from zsem.values.errors import ZsemError
 if TYPE_CHECKING:
     from zsem.evaluation.evaluate import Evaluated
     from zsem.evaluation.study import Study
+    from zsem.models.prior import Prior
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +66,16 @@ class Evaluate(Command):
         from zsem.data.annotations import with_labels
         from zsem.evaluation.study import QUICK, Amounts, Study
         from zsem.models.autoencoder import DiffusionAutoencoder
-        from zsem.models.base import find_model
         from zsem.models.diffusion import DiffusionModel
-        from zsem.models.prior import LatentDiffusion
 
         model = api.load(self.model)
         if not isinstance(model, (DiffusionAutoencoder, DiffusionModel)):
-            raise ZsemError(
-                f"{self.model} is a model of kind {model.kind!r}: give an autoencoder or a diffusion model"
-            )
+            raise ZsemError(f"{self.model} is a model of kind {model.kind!r}: give an autoencoder or a diffusion model")
         found = with_labels(open_images(self.data, model, as_trained=True), required=False)
-        folder = find_model(self.model) / "prior"
-        has_prior = isinstance(model, DiffusionAutoencoder) and (folder / "config.json").exists()
         return Study(
             model, found.images, run=self.model, data=self.data, folder=Path(self.out),
             amounts=QUICK if self.quick else Amounts(), seed=self.seed, classes=found.classes,
-            prior=api.load(folder, kind=LatentDiffusion) if has_prior else None, say=say,
+            prior=prior_of(self.model) if isinstance(model, DiffusionAutoencoder) else None, say=say,
         )  # fmt: skip
 
     def _command(self) -> Sequence[str]:
@@ -89,6 +84,17 @@ class Evaluate(Command):
         words += ["--quick"] if self.quick else []
         words += ["--only", *self.only] if self.only else []
         return [*words, "--seed", str(self.seed)]
+
+
+def prior_of(run: str) -> Prior | None:
+    """The prior of a run, where it has one."""
+    from zsem.api.priors import FOLDER, load_prior
+    from zsem.interop.importing import is_foreign
+    from zsem.models.base import find_model
+
+    if is_foreign(Path(run)) or not (find_model(run) / FOLDER / "config.json").exists():
+        return None
+    return load_prior(run)
 
 
 def rows(evaluated: Evaluated) -> list[dict[str, str]]:

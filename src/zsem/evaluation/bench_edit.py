@@ -165,7 +165,8 @@ class EditBench:
         """What the results depend on but for the directions, JSON-able."""
         options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
         return {
-            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "images": [fingerprint(self.edited), fingerprint(self.others)],
+            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp,
+            "images": [fingerprint(self.edited), fingerprint(self.others)],
             "options": options, "edit": [SCALE, RESCALE, *INTERVAL],
         }  # fmt: skip
 

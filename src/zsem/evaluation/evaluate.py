@@ -8,6 +8,7 @@ from typing import Any
 
 from zsem.evaluation.chapters import (
     attributes,
+    conditions,
     edits,
     health,
     interpolation,
@@ -22,7 +23,8 @@ from zsem.evaluation.study import Study
 from zsem.values.errors import ZsemError
 
 CHAPTERS: tuple[Chapter, ...] = tuple(
-    part.CHAPTER for part in (reconstruction, health, attributes, edits, sampling, memorisation, interpolation)
+    part.CHAPTER
+    for part in (reconstruction, health, attributes, edits, sampling, conditions, memorisation, interpolation)
 )
 NAMES = tuple(chapter.name for chapter in CHAPTERS)
 SENTENCES = 5

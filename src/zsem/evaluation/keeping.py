@@ -29,9 +29,7 @@ def fingerprint(images: ImageSet) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_kept(
-    path: Path, origin: Mapping[str, Any], result: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> None:
+def write_kept(path: Path, origin: Mapping[str, Any], result: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Keep a JSON-able result with its tensors and what both depend on (`origin`), whole or not at all."""
     import safetensors.torch
 

@@ -12,6 +12,7 @@ from zsem.evaluation.chapters.chapter import Chapter
 from zsem.evaluation.evaluate import CHAPTERS, Evaluated
 from zsem.evaluation.findings import Figure, Finding, Sentence
 from zsem.evaluation.study import Study
+from zsem.models.diffusion import DiffusionModel
 from zsem.report import Picture, Point, Section, write_page
 
 TERMS = {
@@ -37,7 +38,8 @@ TERMS = {
     "leakage": "How much the other attributes change while one is edited; 0 is best.",
     "FD-EffLite0, KID": "Distances between two sets of images as wholes, by what a network sees in them. They are not "
     "FID, and cannot be compared with figures of FID.",
-    "precision, recall": "How many made images look like some real one; how many real images have a made one like them.",
+    "precision, recall": "How many made images look like some real one; how many real images have a made one like "
+    "them.",
     "prior": "A model of codes, which draws new z, so that images can be made from nothing.",
     "PPL": "Perceptual path length: how far a picture moves for a small step of its codes.",
 }
@@ -100,13 +102,16 @@ def summary(study: Study) -> list[str]:
     if "images" in history:
         minutes = f" in {history['minutes']:.0f} minutes" if "minutes" in history else ""
         different = f" of {history['train_images']:,} different images" if "train_images" in history else ""
-        told.append(f" It was shown {history['images']:,} training images{different}{minutes}, and no labels.")
+        conditional = isinstance(model, DiffusionModel) and model.config.conditional
+        labelled = "and told their classes" if conditional else "and no labels"
+        told.append(f" It was shown {history['images']:,} training images{different}{minutes}, {labelled}.")
     labels = ", ".join(name.replace("_", " ") for name in study.images.attributes)
+    named = f"Their labels: {labels}." if labels else "They have no labels."
     return [
         "".join(told),
         f"This page judges it on images of {study.data} that the training held out: {len(study.held_out):,}, of which "
-        f"each section takes as many as it says (n). {f'Their labels: {labels}.' if labels else 'They have no labels.'} "
-        "Good, fair and poor are rules of thumb; small print below a figure is its 95 % interval.",
+        f"each section takes as many as it says (n). {named} Good, fair and poor are rules of thumb; small print below "
+        "a figure is its 95 % interval.",
     ]
 
 

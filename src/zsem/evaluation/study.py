@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -22,7 +21,8 @@ from zsem.metrics.samples import Distribution, features_of
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.judge import Judge
-from zsem.models.prior import LatentDiffusion
+from zsem.models.prior import Prior
+from zsem.models.walking import Walking
 from zsem.nets import features, perceptual
 from zsem.semantics.attributes import Semantics
 from zsem.semantics.probes import is_binary
@@ -99,15 +99,17 @@ class Study:
         amounts: Amounts = Amounts(),
         seed: int = 0,
         classes: tuple[str, ...] = (),
-        prior: LatentDiffusion | None = None,
+        prior: Prior | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """images: training and held-out ones of the model's size, labels of all kinds as attributes.
 
         run, data: what the user calls them. folder: for what is kept. classes: attributes of which every image has at
         most one. prior: of the autoencoder's codes.
-        Raises ZsemError where no images are held out.
+        Raises ZsemError where no images are held out, or the prior is another model's.
         """
+        if prior is not None and isinstance(model, DiffusionAutoencoder):
+            model.check_prior(prior)
         self.model, self.images, self.run, self.data = model, images, run, data
         self.folder, self.amounts, self.seed, self.say = folder, amounts, seed, say
         self.classes, self.prior = classes, prior
@@ -158,10 +160,9 @@ class Study:
         return images.classes if self.model.config.conditional else None
 
     def fresh(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n c h w"]:
-        """Images of semantic codes, with fresh noise."""
-        model = self.autoencoder
-        codes = Codes(z=z, shape=model.image_shape, model=model.stamp, backend=model.backend)
-        return model.decode(codes, seed=self.seed, batch_size=BATCH)
+        """Images of semantic codes, with fresh noise, walked as samples are."""
+        codes = self.autoencoder.codes(z)
+        return self.autoencoder.decode(codes, seed=self.seed, batch_size=BATCH, walking=Walking()).clamp(-1, 1)
 
     def floats(self, images: ImageSet) -> Float[Tensor, "n c h w"]:
         """Stored pixels in [-1, 1]."""
@@ -258,6 +259,7 @@ class Study:
             return {"samples": made.clamp(-1, 1)}
         sources = {}
         if self.prior is not None:
-            sources["samples"] = self.fresh(self.prior.sample(number, seed=self.seed)).clamp(-1, 1)
+            made = self.model.sample(number, prior=self.prior, seed=self.seed, batch_size=BATCH)
+            sources["samples"] = made.clamp(-1, 1)
         z = self.model.encode(self.some(number), noise=False, batch_size=BATCH).z
-        return {**sources, "+ autoencoding": self.fresh(z).clamp(-1, 1)}
+        return {**sources, "+ autoencoding": self.fresh(z)}

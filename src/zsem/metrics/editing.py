@@ -148,12 +148,11 @@ class EditEffect:
             nearer=mean((error < unedited).double()),
         )  # fmt: skip
 
-
     def intervals(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
         """95 % intervals over images of change, hit, before and leakage, by the names of `EditFigures`.
 
-        Of the shares they are Wilson's, else the bootstrap's. Leakage has none where it is none, or the net change is none in some resample. The order of images makes no
-        difference. Raises ValueError where nothing has been counted.
+        Of the shares they are Wilson's, else the bootstrap's. Leakage has none where it is none, or the net change is
+        none in some resample. The order of images makes no difference. ValueError: nothing has been counted.
         """
         if not self._rows:
             raise ValueError("no edits have been counted yet")

@@ -64,7 +64,9 @@ def verdict(judged: Judged) -> list[Sentence]:
     said = []
     if "z" in means:
         ahead = means["z"] - means.get("pca", 0.5)
-        grade = "good" if means["z"] >= 0.85 and ahead >= 0 else "poor" if means["z"] < 0.65 or ahead < -0.05 else "fair"
+        grade = (
+            "good" if means["z"] >= 0.85 and ahead >= 0 else "poor" if means["z"] < 0.65 or ahead < -0.05 else "fair"
+        )
         beside = f", off as many principal components of the pixels with {means['pca']:.2f}" if "pca" in means else ""
         said.append(Sentence(
             grade=grade,
@@ -103,6 +105,12 @@ CHAPTER = Chapter(
     "has learned by itself.",
     uses=("labels", "probed"),
     measure=measure,
-    left_out=lambda study: needs_z(study)
-    or ("" if study.learnable else "The images have no labels: an attributes.csv beside them, or class folders, would do."),
+    left_out=lambda study: (
+        needs_z(study)
+        or (
+            ""
+            if study.learnable
+            else "The images have no labels: an attributes.csv beside them, or class folders, would do."
+        )
+    ),
 )

@@ -14,7 +14,7 @@ from zsem.semantics.probes import RESAMPLES
 ERROR = Measure("error of the guess", "squared error", "mean squared error of the image that is guessed from noise",
                 "lower")  # fmt: skip
 RATIO = Measure("wrong z / own z", "ratio",
-                "how many times larger the error is with another image's z; 1 where z is not used", "higher")  # fmt: skip
+                "how many times larger the error is with another image's z; 1 where z is unused", "higher")  # fmt: skip
 CHANGE = Measure("change of the picture", "score", "mean ST-LPIPS between two pictures that differ in nothing else")
 OWN, OTHER, NONE = "with its own z", "with another image's z", "without z"
 
@@ -82,8 +82,8 @@ def fixed(vary: PairFigures, mix: PairFigures) -> Sentence:
 CHAPTER = Chapter(
     name="health",
     title="Is the semantic code used?",
-    question="A decoder can learn to ignore its semantic code (z). Here it must guess images that are nearly all noise: "
-    "once with the image's own code, once with that of another image, once without any.",
+    question="A decoder can learn to ignore its semantic code (z). Here it must guess images that are nearly all "
+    "noise: once with the image's own code, once with that of another image, once without any.",
     uses=("z_judged", "varied"),
     measure=measure,
     left_out=lambda study: needs_z(study) or ("" if len(study.held_out) > 1 else "It takes two held-out images."),

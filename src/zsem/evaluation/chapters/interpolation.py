@@ -14,8 +14,8 @@ from zsem.metrics.variation import path_length
 from zsem.models.diffusion import DiffusionModel
 from zsem.values.codes import between
 
-PATH = Measure("PPL", "distance", "perceptual path length: how fast the picture changes on the way, squared; jumps make "
-               "it large. Compare it between models of the same images only", "lower")  # fmt: skip
+PATH = Measure("PPL", "distance", "perceptual path length: how fast the picture changes on the way, squared; jumps "
+               "make it large. Compare it between models of the same images only", "lower")  # fmt: skip
 ENDS, WAY = "first and last frames", "on the way"
 FRAMES, STRIPS = 7, 3
 
@@ -43,14 +43,18 @@ def measure(study: Study) -> Finding:
         found = path_length(study.decode, first, second, study.perceptual, seed=study.seed)
         figures.append(PATH.of(WAY, found.distance, found.n, found.interval))
     caption = "Morphs: the first and the last picture of every row are real, those between are made."
-    return Finding(figures=figures, verdict=[verdict(figures[0], pairs)], notes=notes, pictures=[sheet(strips, caption)])
+    return Finding(
+        figures=figures, verdict=[verdict(figures[0], pairs)], notes=notes, pictures=[sheet(strips, caption)]
+    )
 
 
 def verdict(ends: Figure, pairs: int) -> Sentence:
     """Whether morphs begin and end at the images."""
     if (ends.value or 0) >= 0.99999:
         return Sentence(grade="good", text=f"Morphs begin and end at the very images, in all of {pairs} pairs.")
-    return Sentence(grade="poor", text=f"Morphs do not begin and end at the images: {ends.text} of the pixels are theirs.")
+    return Sentence(
+        grade="poor", text=f"Morphs do not begin and end at the images: {ends.text} of the pixels are theirs."
+    )
 
 
 def left_out(study: Study) -> str:

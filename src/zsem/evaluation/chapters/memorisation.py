@@ -56,9 +56,7 @@ def scaled(study: Study, stored: Tensor) -> Tensor:
     return torch.cat([small_pixels(intensity.normalise(part)) for part in stored.split(256)])
 
 
-def nearest(
-    study: Study, row: str, made: Tensor, training: ImageSet, found: MemorisationFigures
-) -> Shown:  # fmt: skip
+def nearest(study: Study, row: str, made: Tensor, training: ImageSet, found: MemorisationFigures) -> Shown:
     """The nearest pairs, made above real."""
     ours = made[[pair.made for pair in found.pairs]]
     theirs = study.floats(training.subset([pair.training % len(training) for pair in found.pairs]))
@@ -70,10 +68,10 @@ def nearest(
 def verdict(row: str, found: MemorisationFigures, near: Figure) -> Sentence:
     """Whether they are copies."""
     if (near.low or 0) > COPIES:
-        return Sentence(grade="poor", text=f"{found.near:.0%} of the made images ({row}) are suspiciously near to a "
-                        "training image, where 1 % is usual: the model copies.")  # fmt: skip
-    return Sentence(grade="good", text=f"Made images ({row}) are no copies: they are {found.ratio:.2f} times as far from "
-                    "the nearest training image as held-out images are.")  # fmt: skip
+        copied = f"{found.near:.0%} of the made images ({row}) are suspiciously near to a training image"
+        return Sentence(grade="poor", text=f"{copied}, where 1 % is usual: the model copies.")
+    far = f"they are {found.ratio:.2f} times as far from the nearest training image as held-out images are"
+    return Sentence(grade="good", text=f"Made images ({row}) are no copies: {far}.")
 
 
 CHAPTER = Chapter(

@@ -37,7 +37,9 @@ def decoded(study: Study, images: ImageSet) -> Iterator[tuple[str, Tensor]]:
     for row, (codec, steps) in codecs(study).items():
         yield row, study.decode(study.encode(images, codec=codec, steps=steps), images)
     if study.has_z:
-        yield RANDOM, study.fresh(study.autoencoder.encode(images, noise=False, batch_size=BATCH).z)
+        model = study.autoencoder
+        z = model.encode(images, noise=False, batch_size=BATCH)
+        yield RANDOM, model.decode(z, seed=study.seed, batch_size=BATCH)  # as `zsem reconstruct` does
 
 
 def measure(study: Study) -> Finding:

@@ -56,7 +56,7 @@ def about(study: Study) -> str:
     second = "+ autoencoding: semantic codes of held-out images with fresh noise, the best that a prior could do."
     if study.prior is None:
         command = PRIOR.format(run=study.run, data=study.data)
-        return f"No prior of semantic codes was fitted, so nothing is sampled from nothing: `{command}` makes one. {second}"
+        return f"No prior of semantic codes was fitted, so nothing is made from nothing: `{command}` fits one. {second}"
     return f"Samples: semantic codes from the {study.prior.kind.replace('_', ' ')} beside the model. {second}"
 
 
