@@ -43,10 +43,12 @@ tr.best td { background: var(--soft); font-weight: 600; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; }
 img { max-width: 100%; height: auto; image-rendering: pixelated; }
 @media (max-width: 34rem) {
+  img { image-rendering: auto; }
   .cards table, .cards tbody, .cards tr, .cards td { display: block; width: auto; }
   .cards tr { margin: .8rem 0; } .cards tr:first-child { display: none; }
   .cards td { display: flex; justify-content: space-between; gap: 1rem; padding: .2rem .4rem; }
   .cards td:first-child { font-weight: 600; background: var(--soft); }
+  .cards td.empty { display: none; }
   .cards td + td::before { content: attr(data-name); text-align: left; white-space: normal; }
 }
 </style>
@@ -79,7 +81,7 @@ img { max-width: 100%; height: auto; image-rendering: pixelated; }
 <tr{% if loop.index0 in section.best %} class="best"{% endif %}>{% for name, value in row.items() %}
 {% if section.cards %}
 {% set first, more = value.partition("\n")[::2] %}
-<td data-name="{{ name }}"><span>{{ first }}{% if more %}<small>{{ more }}</small>{% endif %}</span></td>
+<td data-name="{{ name }}"{% if not value %} class="empty"{% endif %}><span>{{ first }}{% if more %}<small>{{ more }}</small>{% endif %}</span></td>
 {%- else %}<td>{{ value }}</td>{% endif %}
 {%- endfor %}</tr>
 {% endfor %}

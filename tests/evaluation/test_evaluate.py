@@ -144,6 +144,7 @@ def test_the_page_shows_every_figure_and_loads_nothing(page, results):
 
 def test_what_is_done_is_not_done_again_and_a_stop_loses_one_section(small_model, discs, tmp_path, monkeypatch):
     only = ("reconstruction", "health", "interpolation")
+    monkeypatch.setattr(perceptual, "PACKAGE", "no_such_package")  # which spares time
     done = []
 
     def spied(stop=None):
@@ -169,7 +170,7 @@ def test_what_is_done_is_not_done_again_and_a_stop_loses_one_section(small_model
     assert done == ["reconstruction", "health", "interpolation"]
     assert "reconstruction: measured before" in told
     # equal seeds give equal results, whether they were kept or not
-    monkeypatch.undo()
+    monkeypatch.setattr(evaluation, "CHAPTERS", CHAPTERS)
     fresh = study_of(small_model, discs, tmp_path / "fresh")
     assert as_json(fresh, evaluate(fresh, only=only)) == found
     # with other settings, another seed or other images a section is measured again
@@ -284,4 +285,5 @@ def test_unknown_sections_are_told(study):
 
 def test_shares_are_rounded_down():
     assert as_text(0.99999, "share") == "99.99 %" and as_text(1.0, "share") == "100 %"
+    assert as_text(-1e-9, "score") == "0.000" and as_text(-0.25, "score") == "-0.250"
     assert as_text(None, "ratio") == "–" and as_text(3e-9, "squared error") == "3.0e-09"

@@ -69,9 +69,9 @@ class Measure:
 
     def of(self, row: str, value: float | None, n: int, interval: Interval | None = None) -> Figure:
         """The figure of one row."""
-        known = value is not None and math.isfinite(value)
+        known = float(value) if value is not None and math.isfinite(value) else None
         return Figure(
-            of=row, name=self.name, value=float(value) if known else None, n=n,
+            of=row, name=self.name, value=known, n=n,
             low=None if interval is None else interval.low, high=None if interval is None else interval.high,
             unit=self.unit, meaning=self.meaning, better=self.better,
         )  # fmt: skip
@@ -96,7 +96,8 @@ def as_text(value: float | None, unit: Unit) -> str:
         return f"{math.floor(1e4 * value + 1e-6) / 1e2:g} %"
     if unit == "squared error":
         return f"{value:.1e}" if value < 0.001 else f"{value:.4f}"
-    return f"{value:.3f}" if unit == "score" else f"{value:.3g}"
+    text = f"{value:.3f}" if unit == "score" else f"{value:.3g}"
+    return text.lstrip("-") if float(text) == 0 else text
 
 
 @dataclass(frozen=True, kw_only=True)

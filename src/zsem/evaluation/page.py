@@ -123,7 +123,10 @@ def mark(sentence: Sentence) -> str:
 def section(chapter: Chapter, finding: Finding) -> Section:
     """One chapter."""
     arrows = {"higher": " (higher is better)", "lower": " (lower is better)", "": ""}
-    terms = {figure.name: f"– {figure.meaning}{arrows[figure.better]}" for figure in finding.figures}
+    says: dict[str, dict[str, None]] = {}  # one column may hold figures of two kinds: a set that keeps its order
+    for figure in finding.figures:
+        says.setdefault(figure.name, {})[f"{figure.meaning}{arrows[figure.better]}"] = None
+    terms = {name: f"– {'; or '.join(meanings)}" for name, meanings in says.items()}
     return Section(
         id=chapter.name, title=chapter.title, text=[chapter.question],
         points=[Point(text=sentence.text, mark=mark(sentence)) for sentence in finding.verdict],

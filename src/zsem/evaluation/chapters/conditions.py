@@ -107,7 +107,7 @@ def real(study: Study, row: str, wanted: Wanted) -> list[Figure]:
 def true(images: ImageSet, wanted: Wanted) -> tuple[Bool[np.ndarray, " k"], Bool[np.ndarray, " n"]]:
     """Which of the images with all those labels have what is wanted; which have the labels."""
     labels = np.stack([images.attributes[name] for name in wanted])
-    known = ~np.isnan(labels).any(axis=0)
+    known = np.asarray(~np.isnan(labels).any(axis=0))
     target = np.array(list(wanted.values()))[:, None]
     return (labels[:, known] == target).all(axis=0), known
 

@@ -30,16 +30,16 @@ def measure(study: Study) -> Finding:
     if reason := without_distance(study, number):
         notes.append(reason)
     else:
-        sources = {REAL: study.floats(real).clamp(-1, 1), **made}
-        for row, pixels in sources.items():
+        judged = {}
+        for row, pixels in {REAL: study.floats(real).clamp(-1, 1), **made}.items():
             study.say(f"{number} {row}")
-            found = judge_distribution(
-                study.reference, pixels.split(BATCH), resamples=RESAMPLES, seed=study.seed
-            )  # fmt: skip
-            figures += row_of(row, found)
-        notes.append(f"{found.n_reference} training images are what all rows are compared with.")
-        if found.note:
-            notes.append(f"These are figures to look at, not for a table: {found.note}.")
+            parts = pixels.split(BATCH)
+            judged[row] = judge_distribution(study.reference, parts, resamples=RESAMPLES, seed=study.seed)
+        figures = [figure for row, found in judged.items() for figure in row_of(row, found)]
+        floor = judged[REAL]
+        notes.append(f"{floor.n_reference:,} training images are what all rows are compared with.")
+        if floor.note:
+            notes.append(f"These are figures to look at, not for a table: {floor.note}.")
     rows = {"real": study.pictures(real)}
     for name, pixels in made.items():
         rows[name] = study.pictures(pixels)
