@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from experiments.models import class_judge, finished
 from experiments.runs import RUNS, digest, kept
-from scipy.stats import binomtest
 from torch import Tensor
 
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
+from zsem.metrics.intervals import wilson
 from zsem.metrics.perceptual import mean_distance
 from zsem.metrics.samples import Distribution, features_of, judge_distribution
 from zsem.models.classifier import NoisyClassifier
@@ -118,12 +118,6 @@ class Study:
         return {"accuracy": self.accuracy(to_uint8(torch.cat(parts)), classes), **asdict(figures)}
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n (Wilson 1927, eq. 1)."""
-    interval = binomtest(round(share * n), n).proportion_ci(confidence_level=0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def guidance(study: Study) -> list[str]:
     """The table of both guidances; curves in guidance.png."""
     rows = []
@@ -145,10 +139,10 @@ def guidance(study: Study) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for name, scale, figures in rows:
-        low, high = wilson(figures["accuracy"], figures["n"])
+        ends = wilson(figures["accuracy"], figures["n"])
         lines.append(
-            f"| {name} | {scale:g} | {figures['accuracy']:.1%} | {low:.1%} - {high:.1%} | {figures['frechet']:.1f} "
-            f"| {figures['precision']:.3f} | {figures['recall']:.3f} |"
+            f"| {name} | {scale:g} | {figures['accuracy']:.1%} | {ends.low:.1%} - {ends.high:.1%} "
+            f"| {figures['frechet']:.1f} | {figures['precision']:.3f} | {figures['recall']:.3f} |"
         )
     return [*lines, "", "![Class accuracy and recall over the scale of guidance](guidance.png)"]
 
@@ -163,8 +157,8 @@ def draw_guidance(rows: list[tuple[str, float, dict[str, Any]]], path: Path) -> 
         scales, found = zip(*((scale, f) for n, scale, f in rows if n == name), strict=True)
         shares = [f["accuracy"] for f in found]
         ends = [wilson(f["accuracy"], f["n"]) for f in found]
-        errors = [[s - low for s, (low, _) in zip(shares, ends, strict=True)]]
-        errors.append([high - s for s, (_, high) in zip(shares, ends, strict=True)])
+        errors = [[s - end.low for s, end in zip(shares, ends, strict=True)]]
+        errors.append([end.high - s for s, end in zip(shares, ends, strict=True)])
         left.errorbar(scales, shares, yerr=errors, marker="o", capsize=3, label=name)
         right.plot(scales, [f["recall"] for f in found], marker="o", label=name)
     for axes, label in ((left, "class accuracy"), (right, "recall")):

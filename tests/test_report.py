@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from zsem.report import Picture, Section, write_page
+from zsem.report import Picture, Point, Section, write_page
 
 
 class Balance(HTMLParser):
@@ -49,3 +49,22 @@ def test_a_page_holds_all_that_it_shows(tmp_path):
     assert re.search(r'<tr class="best"><td>b</td><td>2</td></tr>', page)
     data = re.search(r"data:image/png;base64,([^\"]+)", page)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data[1])))), np.asarray(image))
+
+
+def test_points_cards_code_terms_and_notes(tmp_path):
+    section = Section(
+        id="one", title="One", points=[Point(text="it <works>", mark="good", link="two"), Point(text="plainly")],
+        rows=[{" ": "a", "x": "1\n0 – 2"}], cards=True, code="zsem <x>", terms={"x": "a column"}, notes=["n = 1"],
+    )  # fmt: skip
+    words = Section(id="two", title="Two", terms={"word": "what it means"})
+    page = write_page(tmp_path / "report.html", "Title", [section, words]).read_text("utf-8")
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert '<h2 id="one">One</h2>' in page and '<a href="#two">' in page and '<h2 id="two">' in page
+    assert re.search(r'<li class="good">\s*<span class="mark">good:</span>\s*it &lt;works&gt;', page)
+    assert re.search(r"<li>\s*plainly</li>", page)
+    assert '<td data-name="x"><span>1<small>0 – 2</small></span></td>' in page
+    assert "<pre>zsem &lt;x&gt;</pre>" in page and '<p class="notes">n = 1</p>' in page
+    assert re.search(r'<dl class="columns">\s*<dt>x</dt> <dd>a column</dd>', page)
+    assert re.search(r'<dl>\s*<dt id="word">word</dt>', page)

@@ -137,10 +137,33 @@ def test_too_few_images_are_told(model, images, semantics, judge):
         EditBench(model, images, semantics, judge, replace(OPTIONS, number=20))
 
 
-@pytest.mark.parametrize("field", ["number", "amounts_of", "batch_size"])
-def test_numbers_that_measure_nothing_are_told(model, images, semantics, judge, field):
-    with pytest.raises(ZsemError, match=rf"--{field.replace('_', '-')} must be at least 1, not 0"):
-        EditBench(model, images, semantics, judge, replace(OPTIONS, **{field: 0}))
+@pytest.mark.parametrize(("field", "least"), [("number", 1), ("amounts_of", 0), ("batch_size", 1)])
+def test_numbers_that_measure_nothing_are_told(model, images, semantics, judge, field, least):
+    with pytest.raises(ZsemError, match=rf"--{field.replace('_', '-')} must be at least {least}, not {least - 1}"):
+        EditBench(model, images, semantics, judge, replace(OPTIONS, **{field: least - 1}))
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"methods": (DEFAULT, "magic")}, "magic is none: choose among logistic,"),
+        ({"methods": (RANDOM,)}, "must have constrained among them"),
+        ({"attributes": ("smile", "wings")}, "wings cannot be edited: choose among"),
+    ],
+)
+def test_what_cannot_be_compared_or_edited_is_told(model, images, semantics, judge, option, sentence):
+    with pytest.raises(ZsemError, match=sentence):
+        EditBench(model, images, semantics, judge, replace(OPTIONS, **option))
+
+
+def test_a_bench_may_be_of_some_attributes_and_methods(model, images, semantics, judge):
+    options = replace(OPTIONS, attributes=("smile",), methods=(DEFAULT, RANDOM), amounts_of=0)
+    (result,) = EditBench(model, images, semantics, judge, options).run()
+    assert (result.name, tuple(result.methods), result.monotonicity) == ("smile", (DEFAULT, RANDOM), None)
+    for method, figures in result.methods.items():
+        ends = result.intervals[method]
+        assert set(ends) >= {"change", "hit", "before"}
+        assert all(ends[name].low <= getattr(figures, name) <= ends[name].high for name in ends)
 
 
 def test_labels_that_cannot_calibrate_the_judge_are_told(model, images, semantics, judge):

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from experiments.cifar10 import wilson
 from experiments.models import finished, recipes
 
 from zsem.training.families import FAMILIES
@@ -41,11 +40,3 @@ def test_what_is_not_trained_is_asked_for(tmp_path, monkeypatch):
         ZsemError, match=r"avatars-64 is not trained yet: `python -m experiments\.models train avatars-64`"
     ):
         finished("avatars-64")
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (500, 1000), (1000, 1000)])
-def test_the_interval_of_a_share_is_wilsons(hits, n):
-    """Where the share lies 1.96 of a proportion's own standard deviations from it (Wilson 1927, eq. 1)."""
-    for end in wilson(hits / n, n):
-        assert (hits / n - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, rel=1e-5, abs=1e-12)
-    assert wilson(hits / n, n)[0] < wilson(hits / n, n)[1]

@@ -64,6 +64,28 @@ def test_figures_are_those_of_a_loop():
     assert figures.outside == pytest.approx(float(((edited - was)[:, :, :2] / 2).double().square().mean()))
 
 
+def test_intervals_lie_around_the_figures_and_tell_how_sure_they_are():
+    rng = draws.generator(3)
+    few, many = (EditEffect(["a", "b"], "a") for _ in range(2))
+    for effect, n in ((few, 25), (many, 2500)):
+        before = torch.from_numpy(rng.uniform(0, 0.4, (n, 2)))
+        after = before + torch.from_numpy(np.stack([rng.uniform(0, 0.6, n), rng.uniform(-0.1, 0.1, n)], axis=1))
+        effect.update(before.float(), after.float(), torch.full((n,), 0.9))
+    figures, intervals, wide = many.compute(), many.intervals(resamples=200), few.intervals(resamples=200)
+    assert set(intervals) == {"change", "hit", "before", "leakage"}
+    for name, ends in intervals.items():
+        assert ends.low <= getattr(figures, name) <= ends.high
+        assert ends.high - ends.low < wide[name].high - wide[name].low
+    # of independent changes, uniform on an interval of 0.6
+    spread = 2 * 1.96 * 0.6 / 12**0.5 / 2500**0.5
+    assert intervals["change"].high - intervals["change"].low == pytest.approx(spread, rel=0.2)
+    still = EditEffect(["a", "b"], "a")
+    still.update(before.float(), before.float(), torch.full((n,), 0.9))
+    assert "leakage" not in still.intervals(resamples=20)
+    with pytest.raises(ValueError, match="no edits"):
+        EditEffect(["a"], "a").intervals()
+
+
 def test_changes_to_and_fro_are_no_success_that_leakage_is_divided_by():
     before = torch.full((2, 2), 0.5)
     effect = EditEffect(["a", "b"], "a")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsem.metrics.intervals import bootstrap, interval_around, interval_of_mean, percentiles
+from zsem.metrics.intervals import bootstrap, interval_around, interval_of_mean, percentiles, wilson
 from zsem.values.draws import generator
 
 
@@ -29,3 +29,12 @@ def test_biased_samples_are_moved_to_the_figure():
     moved, plain = interval_around(10.0, samples), percentiles(samples)
     assert moved.high - moved.low == pytest.approx(plain.high - plain.low)
     assert (moved.low, moved.high) == pytest.approx((10 - 1.96, 10 + 1.96), abs=0.2)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (3, 10), (500, 1000), (1000, 1000)])
+def test_the_interval_of_a_share_is_wilsons(hits, n):
+    """Where the share lies 1.96 of a proportion's own standard deviations from it (Wilson 1927, eq. 1)."""
+    found = wilson(hits / n, n)
+    for end in (found.low, found.high):
+        assert (hits / n - end) ** 2 == pytest.approx(1.959964**2 * end * (1 - end) / n, rel=1e-5, abs=1e-12)
+    assert found.low < found.high

@@ -89,6 +89,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "zsem.cli.hspace:HspaceIntervals",
     ),
     "bench edit": ("RUN DATA --out DIR", "measure how good edits are", "zsem.cli.bench:BenchEdit"),
+    "evaluate": ("RUN DATA --out DIR", "judge a model on held-out images, on one page", "zsem.cli.evaluate:Evaluate"),
     "data avatars": ("--out DIR", "render labelled cartoon faces", "zsem.cli.data:Avatars"),
     "data digits": ("--out DIR", "write 1,797 handwritten digits", "zsem.cli.data:Digits"),
     "data info": ("PATH", "count the images of a folder or archive", "zsem.cli.data:DataInfo"),

@@ -17,11 +17,8 @@ from zsem.evaluation.bench_edit import BenchOptions
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
-    from zsem.data.images import ImageSet
     from zsem.evaluation.bench_edit import AttributeResult
-    from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.report import Section
-    from zsem.semantics.attributes import Semantics
 
 COLUMNS = {
     "change": "change of target", "hit": "edits seen", "before": "seen before", "leakage": "leakage",
@@ -29,6 +26,7 @@ COLUMNS = {
     "nearer": "nearer to truth", "outside": "MSE outside",
 }  # fmt: skip
 """Figures and what they are called in tables."""
+RANKED = "Rank correlation of seven amounts and what is seen"
 DONE = "attributes"
 """The folder in DIR with what is done of them."""
 MEANING = (
@@ -67,7 +65,7 @@ class BenchEdit(Command):
 
     def run(self) -> Report:
         from zsem.data.images import load_images
-        from zsem.evaluation.bench_edit import EditBench, as_json, check
+        from zsem.evaluation.bench_edit import EditBench, as_json, check, semantics_of
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
@@ -92,16 +90,6 @@ class BenchEdit(Command):
         title = f"Edits of {Path(self.model).name}"
         page = write_page(out / "report.html", title, sections(results, figures), summary=MEANING)
         return Report(figures=figures, rows=table(figures["mean"]), notes=[f"{page} shows all of it"])
-
-
-def semantics_of(model: DiffusionAutoencoder, images: ImageSet, labels: int) -> Semantics:
-    """What the attributes mean, learned from so many training images."""
-    from zsem.evaluation.attributes import labelled_part
-    from zsem.semantics.attributes import learn
-
-    some = labelled_part(images.split("train")).limit(labels)
-    z = model.encode(some, noise=False, batch_size=64).z
-    return learn(z, some.attributes, model, groups=some.groups or None)
 
 
 def table(methods: Mapping[str, Mapping[str, Any]], first: str = "method") -> list[dict[str, str]]:
@@ -134,12 +122,12 @@ def sections(results: Sequence[AttributeResult], figures: Mapping[str, Any]) -> 
     pages = [section("All attributes", figures["mean"], text=["Means over the attributes; the default is set off."])]
     for result in results:
         sheet = grid(*map(displayable, result.pictures.values()), captions=list(result.pictures), scale=2)
-        n = result.methods[DEFAULT].n
+        n, monotone = result.methods[DEFAULT].n, result.monotonicity
         pages.append(
             section(
                 result.name.replace("_", " "),
                 figures["attributes"][result.name]["methods"],
-                text=[f"{n} images. Rank correlation of seven amounts and what is seen: {result.monotonicity:.2f}."],
+                text=[f"{n} images."] if monotone is None else [f"{n} images. {RANKED}: {monotone:.2f}."],
                 pictures=[Picture(image=sheet, caption="Originals, edits, and the true counterfactuals.")],
             )
         )

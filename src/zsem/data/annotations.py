@@ -27,12 +27,13 @@ class Labelled:
     classes: tuple[str, ...]
 
 
-def with_labels(images: ImageSet, annotations: str | Path | None = None) -> Labelled:
+def with_labels(images: ImageSet, annotations: str | Path | None = None, *, required: bool = True) -> Labelled:
     """The same images with the labels of class folders and of an annotation file added to those of the table.
 
     Each class is a 0/1 attribute, but of two classes only the second: the first is its opposite.
     annotations: a file in the format of CelebA; by default one of ANNOTATIONS in the folder of images or beside it,
         where one beside it that names none of the images belongs to others and is passed over.
+    required: whether images without any labels are an error.
     Raises ZsemError where two sources have an attribute of one name, or the images have no labels at all.
     """
     found = dict(images.attributes)
@@ -46,7 +47,7 @@ def with_labels(images: ImageSet, annotations: str | Path | None = None) -> Labe
         if twice := sorted(found.keys() & more.keys()):
             raise ZsemError(f"the attribute {twice[0]} comes from {source} and from elsewhere: rename one of the two")
         found |= more
-    if not found:
+    if not found and required:
         raise ZsemError(
             f"{images.source} has no labels: put a table attributes.csv beside the images, or sort them into folders"
         )

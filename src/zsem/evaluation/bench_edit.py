@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,17 @@ from torch import Tensor
 
 from zsem.data.builtin import counterfactual
 from zsem.data.images import ImageSet
+from zsem.evaluation.attributes import labelled_part
+from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
 from zsem.metrics.editing import Calibration, EditEffect, EditFigures, monotonicity
+from zsem.metrics.intervals import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
-from zsem.semantics.attributes import Semantics
+from zsem.semantics.attributes import Semantics, learn
 from zsem.semantics.edits import INTERVAL, RESCALE, SCALE, edit
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
-from zsem.values.files import read_tensors, write_whole
 
 LOW, HIGH = 0.1, 0.9
 """Probabilities that are asked for, of images that have the attribute and that lack it."""
@@ -40,7 +40,7 @@ RANDOM, ORACLE = "random", "oracle"
 """The ends of every scale: a step as long as the default's to nowhere, and the code of the true counterfactual."""
 METHODS = (PAPER, "mean", DEFAULT, MASKED, RANDOM, ORACLE)
 SHOWN = 8
-PROTOCOL = 1
+PROTOCOL = 2
 """Results that were kept by another version of the protocol are made again."""
 ALIKE = 1e-3
 """Directions that differ by less, as a share of their length, are the same but for rounding on another machine."""
@@ -54,7 +54,11 @@ class BenchOptions:
     number: int = 200
     """held-out images that are edited, once for every attribute and method"""
     amounts_of: int = 32
-    """of them, images that go through all amounts"""
+    """of them, images that go through all amounts; 0 leaves that out"""
+    methods: tuple[str, ...] = METHODS
+    """what is compared; the default among it"""
+    attributes: tuple[str, ...] = ()
+    """what is edited; all that the judge knows where nothing is said"""
     batch_size: int = 25
     """images at a time"""
     seed: int = 0
@@ -67,8 +71,10 @@ class AttributeResult:
 
     name: str
     methods: Mapping[str, EditFigures]
-    monotonicity: float
-    """Mean rank correlation of amount and what the judge sees, of the default method."""
+    intervals: Mapping[str, Mapping[str, Interval]]
+    """95 % bootstrap intervals of some of the figures, by method."""
+    monotonicity: float | None
+    """Mean rank correlation of amount and what the judge sees, of the default method; None where it was left out."""
     pictures: Mapping[str, UInt8[Tensor, "n c h w"]]
     """The first images and what became of them, by what is written beside them."""
 
@@ -98,12 +104,16 @@ class EditBench:
         self.names = [n for n in judge.config.attributes if n in semantics.attributes and semantics[n].binary]
         if not self.names:
             raise ZsemError("the judge knows none of the 0/1 attributes that were learned: give the one of this data")
+        if options.attributes:
+            if unknown := [name for name in options.attributes if name not in self.names]:
+                raise ZsemError(f"{unknown[0]} cannot be edited: choose among {', '.join(self.names)}")
+            self.names = list(options.attributes)
         if foreign := [name for name in judge.config.attributes if name not in images.attributes]:
             raise ZsemError(
                 f"the judge knows {foreign[0]}, which {images.source} has no labels for: give another judge"
             )
         held_out = images.held_out()
-        order = draws.generator(options.seed, ORDER_DRAW).permutation(len(held_out)).tolist()
+        order = order_of(len(held_out), options.seed)
         self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
         self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
         labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
@@ -153,13 +163,10 @@ class EditBench:
 
     def origin(self) -> dict[str, Any]:
         """What the results depend on but for the directions, JSON-able."""
-        digest = hashlib.sha256()
-        for part in (self.edited, self.others):
-            digest.update(part.pixels.numpy().tobytes())
-            digest.update(json.dumps({name: values.tolist() for name, values in part.attributes.items()}).encode())
         options = {name: value for name, value in asdict(self.options).items() if name != "batch_size"}
         return {
-            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "images": digest.hexdigest(),
+            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp,
+            "images": [fingerprint(self.edited), fingerprint(self.others)],
             "options": options, "edit": [SCALE, RESCALE, *INTERVAL],
         }  # fmt: skip
 
@@ -175,8 +182,8 @@ class EditBench:
         drawn = [picture for picture in known.values() if picture is not None]
         truth = torch.stack(drawn) if drawn else None
         before = self.before[list(known)]
-        effects, pictures = {}, {"original": images.pixels[:SHOWN]}
-        for method in METHODS:
+        effects, intervals, pictures = {}, {}, {"original": images.pixels[:SHOWN]}
+        for method in self.options.methods:
             z = self.target(method, name, codes, requested, truth)
             if z is None:
                 continue
@@ -190,12 +197,15 @@ class EditBench:
                     truth=None if truth is None else self.floats(truth[rows]),
                 )  # fmt: skip
                 shown.append(after)
-            effects[method] = effect.compute()
+            effects[method], intervals[method] = effect.compute(), effect.intervals(seed=self.options.seed)
             if method in {PAPER, DEFAULT, MASKED}:
                 pictures[method] = torch.cat(shown)[:SHOWN]
         if truth is not None:
             pictures["truth"] = truth[:SHOWN]
-        return AttributeResult(name=name, methods=effects, monotonicity=self.amounts(name, codes), pictures=pictures)
+        monotone = self.amounts(name, codes) if self.options.amounts_of else None
+        return AttributeResult(
+            name=name, methods=effects, intervals=intervals, monotonicity=monotone, pictures=pictures
+        )
 
     def target(
         self, method: str, name: str, codes: Codes, requested: Tensor, truth: Tensor | None
@@ -271,11 +281,20 @@ class EditBench:
             yield slice(start, start + self.options.batch_size)
 
 
+def order_of(number: int, seed: int) -> list[int]:
+    """Held-out images in the order in which they are edited; those that are left calibrate the judge."""
+    return draws.generator(seed, ORDER_DRAW).permutation(number).tolist()
+
+
 def check(options: BenchOptions, images: ImageSet) -> None:
     """Raise ZsemError for numbers that nothing can be measured with, on these images; takes no time."""
-    for field in ("number", "amounts_of", "batch_size"):
-        if getattr(options, field) < 1:
-            raise ZsemError(f"--{field.replace('_', '-')} must be at least 1, not {getattr(options, field)}")
+    for field, least in (("number", 1), ("amounts_of", 0), ("batch_size", 1)):
+        if getattr(options, field) < least:
+            raise ZsemError(f"--{field.replace('_', '-')} must be at least {least}, not {getattr(options, field)}")
+    if unknown := [method for method in options.methods if method not in METHODS]:
+        raise ZsemError(f"--methods {unknown[0]} is none: choose among {', '.join(METHODS)}")
+    if DEFAULT not in options.methods:
+        raise ZsemError(f"--methods must have {DEFAULT} among them, which the others are compared with")
     held_out = len(images.held_out())
     if held_out < 2 * options.number:
         raise ZsemError(
@@ -284,20 +303,25 @@ def check(options: BenchOptions, images: ImageSet) -> None:
         )
 
 
+def semantics_of(
+    model: DiffusionAutoencoder, images: ImageSet, labels: int, *, classes: Collection[str] = ()
+) -> Semantics:
+    """What the attributes mean, learned from so many training images.
+
+    classes: attributes of which every image has at most one.
+    """
+    some = labelled_part(images.split("train")).limit(labels)
+    z = model.encode(some, noise=False, batch_size=64).z
+    return learn(z, some.attributes, model, classes=classes, groups=some.groups or None)
+
+
 def write_result(
     path: Path, result: AttributeResult, origin: Mapping[str, Any], directions: Float[Tensor, "m d"]
 ) -> None:
     """Keep the result of one attribute, whole or not at all, with what it depends on."""
-    import safetensors.torch
-
-    pictures = {f"picture {i}": pixels.contiguous() for i, pixels in enumerate(result.pictures.values())}
-    methods = {method: asdict(figures) for method, figures in result.methods.items()}
-    known = {"name": result.name, "methods": methods, "monotonicity": result.monotonicity}
-    metadata = {
-        "origin": json.dumps(origin), "result": json.dumps(known), "pictures": json.dumps(list(result.pictures)),
-    }  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, safetensors.torch.save({**pictures, "directions": directions.contiguous()}, metadata))
+    pictures = {f"picture {i}": pixels for i, pixels in enumerate(result.pictures.values())}
+    known = {**measured(result), "name": result.name, "pictures": list(result.pictures)}
+    write_kept(path, origin, known, {**pictures, "directions": directions})
 
 
 def read_result(path: Path, origin: Mapping[str, Any], directions: Float[Tensor, "m d"]) -> AttributeResult | None:
@@ -305,34 +329,37 @@ def read_result(path: Path, origin: Mapping[str, Any], directions: Float[Tensor,
 
     Raises ZsemError where the file is damaged.
     """
-    import safetensors
-
-    if not path.exists():
+    kept = read_kept(path, origin)
+    if kept is None:
         return None
-    tensors = read_tensors(path, "delete it, and what it held is measured again")
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("origin") != json.dumps(origin) or tensors["directions"].shape != directions.shape:
+    known, tensors = kept
+    if tensors["directions"].shape != directions.shape:
         return None
     if (torch.dist(tensors["directions"], directions) > ALIKE * directions.norm()).item():
         return None
-    known = json.loads(metadata["result"])
     return AttributeResult(
         name=known["name"], monotonicity=known["monotonicity"],
         methods={method: EditFigures(**figures) for method, figures in known["methods"].items()},
-        pictures={name: tensors[f"picture {i}"] for i, name in enumerate(json.loads(metadata["pictures"]))},
+        intervals={method: {k: Interval(**v) for k, v in ends.items()} for method, ends in known["intervals"].items()},
+        pictures={name: tensors[f"picture {i}"] for i, name in enumerate(known["pictures"])},
     )  # fmt: skip
 
 
-def as_json(results: Sequence[AttributeResult]) -> dict[str, Any]:
-    """The figures: by attribute and method, and their means over attributes."""
-    attributes = {
-        result.name: {
-            "monotonicity": result.monotonicity,
-            "methods": {method: asdict(figures) for method, figures in result.methods.items()},
-        }
-        for result in results
+def measured(result: AttributeResult) -> dict[str, Any]:
+    """The figures of one attribute, JSON-able."""
+    return {
+        "monotonicity": result.monotonicity,
+        "methods": {method: asdict(figures) for method, figures in result.methods.items()},
+        "intervals": {
+            method: {name: asdict(ends) for name, ends in intervals.items()}
+            for method, intervals in result.intervals.items()
+        },
     }
+
+
+def as_json(results: Sequence[AttributeResult]) -> dict[str, Any]:
+    """The figures and their intervals: by attribute and method, and the means over attributes."""
+    attributes = {result.name: measured(result) for result in results}
     return {"attributes": attributes, "mean": means(results)}
 
 

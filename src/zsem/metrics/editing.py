@@ -12,6 +12,9 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from zsem.metrics.intervals import Interval, bootstrap, percentiles, wilson
+from zsem.semantics.probes import RESAMPLES
+
 Images = Float[Tensor, "n c h w"]
 
 
@@ -144,6 +147,28 @@ class EditEffect:
             outside=mean(outside), error=mean(error), unedited=mean(unedited),
             nearer=mean((error < unedited).double()),
         )  # fmt: skip
+
+    def intervals(self, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+        """95 % intervals over images of change, hit, before and leakage, by the names of `EditFigures`.
+
+        Of the shares they are Wilson's, else the bootstrap's. Leakage has none where it is none, or the net change is
+        none in some resample. The order of images makes no difference. ValueError: nothing has been counted.
+        """
+        if not self._rows:
+            raise ValueError("no edits have been counted yet")
+        rows = torch.cat(self._rows).numpy()[:, :4]
+        towards, hit, already, others = rows[np.lexsort(rows.T)].T
+        n = len(rows)
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            return bootstrap(lambda drawn: float(drawn @ values) / n, n, resamples=resamples, seed=seed)
+
+        change = mean(towards)
+        found = {"change": percentiles(change)}
+        found |= {name: wilson(values.mean(), n) for name, values in (("hit", hit), ("before", already))}
+        if towards.sum() > 0 and (change > 0).all():
+            found["leakage"] = percentiles(mean(others) / change)
+        return found
 
 
 def region(was: Float64[Tensor, "n c h w"], wanted: Float64[Tensor, "n c h w"]) -> Bool[Tensor, "n h w"]:

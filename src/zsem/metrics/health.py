@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from zsem.data.images import ImageSet
@@ -50,9 +50,28 @@ class HealthFigures:
 def health_of_z(
     model: DiffusionAutoencoder, images: ImageSet, *, unconditional: bool = False, batch_size: int = 32
 ) -> HealthFigures:
-    """Judge z on `images`, which training has not seen; noise is a function of path and timestep.
+    """Judge z on `images`, which training has not seen; arguments and errors are those of `errors_of_z`."""
+    errors = errors_of_z(model, images, unconditional=unconditional, batch_size=batch_size)
+    right, wrong, none = (tuple(row.tolist()) for row in errors.mean(dim=2))
+    ratio = sum(wrong) / max(sum(right), 1e-12)
+    return HealthFigures(
+        n=len(images), timesteps=timesteps_of_health(model), right=right, other=wrong, without=none,
+        ratio=ratio, used=ratio >= USED,
+    )  # fmt: skip
 
-    The other image is half the set away: neighbours in a folder may be much alike.
+
+def timesteps_of_health(model: DiffusionAutoencoder) -> tuple[int, ...]:
+    """The timesteps nearest to `LOG_SNRS`."""
+    return tuple(round(float(model.schedule.timestep_at(torch.tensor(math.exp(-s / 2)).double()))) for s in LOG_SNRS)
+
+
+def errors_of_z(
+    model: DiffusionAutoencoder, images: ImageSet, *, unconditional: bool = False, batch_size: int = 32
+) -> Float64[Tensor, "3 t n"]:
+    """Errors of x0 of every image: with its own z, another's, and none; at `timesteps_of_health`.
+
+    Noise is a function of path and timestep. The other image is half the set away: neighbours in a folder may be much
+    alike.
     unconditional: the model was trained with z left out at times, so that it has an answer without z.
     Raises ValueError for fewer than two images.
     """
@@ -60,8 +79,8 @@ def health_of_z(
         raise ValueError("the z of another image needs at least two images")
     inputs = model.read(images)
     names = [draws.name_of(path) for path in images.paths]
-    timesteps = [round(float(model.schedule.timestep_at(torch.tensor(math.exp(-s / 2)).double()))) for s in LOG_SNRS]
-    sums = torch.zeros(3, len(timesteps), dtype=torch.float64)
+    timesteps = timesteps_of_health(model)
+    errors = torch.zeros(3, len(timesteps), len(names), dtype=torch.float64)
     parts = [slice(start, min(start + batch_size, len(names))) for start in range(0, len(names), batch_size)]
     with evaluation(model):
         z = torch.cat([model.encoder(model.pad(inputs.part(rows).to(model.device))) for rows in parts])
@@ -73,27 +92,22 @@ def health_of_z(
             for level, timestep in enumerate(timesteps):
                 eps = draws.normal([(*name, timestep) for name in names[rows]], tuple(x0.shape[1:])).to(x0)
                 for row, cond in enumerate((Condition(z=z[rows]), Condition(z=other[rows]), without)):
-                    sums[row, level] += squared_error(model, x0, eps, timestep, cond).cpu()
-    right, wrong, none = (tuple(row.tolist()) for row in sums / len(names))
-    ratio = sum(wrong) / max(sum(right), 1e-12)
-    return HealthFigures(
-        n=len(names), timesteps=tuple(timesteps), right=right, other=wrong, without=none,
-        ratio=ratio, used=ratio >= USED,
-    )  # fmt: skip
+                    errors[row, level, rows] = squared_errors(model, x0, eps, timestep, cond).cpu()
+    return errors
 
 
-def squared_error(
+def squared_errors(
     model: DiffusionAutoencoder, x0: Float[Tensor, "b c h w"], eps: Float[Tensor, "b c h w"], timestep: int,
     cond: Condition,
-) -> Float[Tensor, ""]:  # fmt: skip
-    """Error of the predicted x0 on the [0, 1] scale: mean over pixels, sum over images.
+) -> Float64[Tensor, " b"]:  # fmt: skip
+    """Error of every predicted x0 on the [0, 1] scale, mean over pixels.
 
     The prediction is clipped to [-1, 1], which keeps what networks that predict eps say here in bounds.
     """
     t = torch.full((len(x0),), float(timestep), device=x0.device)
     x_t = model.schedule.diffuse(x0, eps, t)
     predicted = bind(model.denoiser, cond)(x_t, t).x0.clamp(-1, 1)
-    return ((predicted - x0) / 2).double().square().mean(dim=(1, 2, 3)).sum()
+    return ((predicted - x0) / 2).double().square().mean(dim=(1, 2, 3))
 
 
 def verdict(ratio: float, used: bool) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.stats import binomtest
 
 from zsem.semantics.probes import LEVEL
 from zsem.values.draws import generator
@@ -38,6 +39,12 @@ def percentiles(samples: Float64[np.ndarray, " r"]) -> Interval:
     """Where the middle 95 % of the samples lie."""
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(low=float(low), high=float(high))
+
+
+def wilson(share: float, n: int) -> Interval:
+    """Interval of a share of n (Wilson 1927, eq. 1), which has a width for shares of 0 and 1 too."""
+    found = binomtest(round(share * n), n).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return Interval(low=float(found.low), high=float(found.high))
 
 
 def interval_around(figure: float, samples: Float64[np.ndarray, " r"]) -> Interval:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from zsem.data.intensity import EIGHT_BITS, Intensity
@@ -35,6 +35,43 @@ class ReconstructionFigures:
     """Share of pixels (each channel counts) that equal the original at its own depth, in [0, 1]."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageErrors:
+    """The same of every image by itself."""
+
+    mse: Float64[Tensor, " b"]
+    """Mean squared error on the [0, 1] scale."""
+    ssim: Float64[Tensor, " b"]
+    """Structural similarity."""
+    identical: Int64[Tensor, " b"]
+    """Pixels (each channel counts) that equal the original at its own depth."""
+    pixels: int
+    """Pixels that an image has."""
+
+
+def image_errors(
+    images: Float[Tensor, "b c h w"], decoded: Float[Tensor, "b c h w"], intensity: Intensity = EIGHT_BITS
+) -> ImageErrors:
+    """Errors of one batch, image by image.
+
+    images: the originals in [-1, 1], as `intensity` brings them there.
+    decoded: what stands for them, nominally in [-1, 1]. It may lie on another device or have another dtype.
+
+    Raises ValueError where the shapes differ.
+    """
+    if images.shape != decoded.shape:
+        raise ValueError(f"originals {tuple(images.shape)} and decoded {tuple(decoded.shape)} differ in shape")
+    # The CPU has float64 on every machine, which errors of 1e-15 need
+    images, decoded = (x.detach().to("cpu", torch.float64) for x in (images, decoded))
+    x, y = (images + 1) / 2, (decoded + 1) / 2
+    return ImageErrors(
+        mse=(x - y).square().mean(dim=(1, 2, 3)),
+        ssim=ssim(x, y),
+        identical=intensity.identical(images, decoded).sum(dim=(1, 2, 3)),
+        pixels=x[0].numel(),
+    )
+
+
 class Reconstruction:
     """Running reconstruction figures; a partial count of one process can be merged into that of another."""
 
@@ -48,23 +85,13 @@ class Reconstruction:
         self._pixels = 0
 
     def update(self, images: Float[Tensor, "b c h w"], decoded: Float[Tensor, "b c h w"]) -> None:
-        """Count one batch.
-
-        images: the originals in [-1, 1], as `intensity` brings them there.
-        decoded: what stands for them, nominally in [-1, 1]. It may lie on another device or have another dtype.
-
-        Raises ValueError where the shapes differ.
-        """
-        if images.shape != decoded.shape:
-            raise ValueError(f"originals {tuple(images.shape)} and decoded {tuple(decoded.shape)} differ in shape")
-        # The CPU has float64 on every machine, which errors of 1e-15 need
-        images, decoded = (x.detach().to("cpu", torch.float64) for x in (images, decoded))
-        x, y = (images + 1) / 2, (decoded + 1) / 2
-        self._images += len(x)
-        self._mse += (x - y).square().mean(dim=(1, 2, 3)).sum().item()
-        self._ssim += ssim(x, y).sum().item()
-        self._identical += int(self._intensity.identical(images, decoded).sum())
-        self._pixels += x.numel()
+        """Count one batch; arguments and errors are those of `image_errors`."""
+        errors = image_errors(images, decoded, self._intensity)
+        self._images += len(images)
+        self._mse += errors.mse.sum().item()
+        self._ssim += errors.ssim.sum().item()
+        self._identical += int(errors.identical.sum())
+        self._pixels += len(images) * errors.pixels
 
     def merge(self, other: Reconstruction) -> None:
         """Add what `other` has counted; `other` stays as it is."""

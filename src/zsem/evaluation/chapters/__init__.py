@@ -1,0 +1,1 @@
+"""The chapters of `zsem evaluate`, a file for each subject."""
