@@ -63,7 +63,7 @@ class Exact:
         """x_T and carry, steps + 1 evaluations. The carry starts from x_T as stored: its rounding is no loss."""
         walk = Walk(denoise, grid, x0)
         cleaner = xb = walk.start(x0, node=grid.steps)
-        for state in _trajectory(walk, x0, grid):
+        for state in trajectory(walk, x0, grid):
             cleaner, xb = xb, state
         x_T = (walk.alpha[0] * xb).to(storage)
         carry = walk.alpha[1] * (cleaner - _euler(walk, walk.start(x_T), 0))
@@ -133,7 +133,7 @@ class Offsets:
     ) -> Noise:
         """x_T and offsets, twice as many evaluations as steps."""
         walk = Walk(denoise, grid, x0)
-        states = [walk.start(x0, node=grid.steps), *_trajectory(walk, x0, grid)][::-1]
+        states = [walk.start(x0, node=grid.steps), *trajectory(walk, x0, grid)][::-1]
         x_T = (walk.alpha[0] * states[0]).to(storage)
         xb = walk.start(x_T)
         offsets = []
@@ -195,13 +195,8 @@ class Reference(Ddim):
 CODECS: dict[str, Codec] = {"exact": Exact(), "ddim": Ddim(), "offsets": Offsets(), "reference": Reference()}
 
 
-def _euler(walk: Walk, xb: Tensor, node: int, towards: int = 1) -> Tensor:
-    """One DDIM step from a node to the next, or to the one before it (`towards` -1)."""
-    return xb + (walk.u[node + towards] - walk.u[node]) * walk.predict(xb, node).eps
-
-
-def _trajectory(walk: Walk, x0: Tensor, grid: TimeGrid) -> Iterator[Tensor]:
-    """O-BELM from clean to noisy, `steps` evaluations: xb on the nodes steps - 1 .. 0 of the grid."""
+def trajectory(walk: Walk, x0: Float[Tensor, "b c h w"], grid: TimeGrid) -> Iterator[Float[Tensor, "b c h w"]]:
+    """Images x0 on their way to noise by O-BELM: xb = x_t / alpha on the nodes steps - 1 .. 0, one evaluation each."""
     _ends_clean(grid)
     cleaner = walk.start(x0, node=grid.steps)
     xb = _euler(walk, cleaner, grid.steps, towards=-1)
@@ -212,6 +207,11 @@ def _trajectory(walk: Walk, x0: Tensor, grid: TimeGrid) -> Iterator[Tensor]:
         eps = walk.predict(xb, i).eps
         cleaner, xb = xb, r**2 * cleaner + (1 - r**2) * xb + ahead * (1 + r) * eps
         yield xb
+
+
+def _euler(walk: Walk, xb: Tensor, node: int, towards: int = 1) -> Tensor:
+    """One DDIM step from a node to the next, or to the one before it (`towards` -1)."""
+    return xb + (walk.u[node + towards] - walk.u[node]) * walk.predict(xb, node).eps
 
 
 def _ends_clean(grid: TimeGrid) -> None:
