@@ -14,6 +14,7 @@ from zsem.semantics.fewshot import FewShot, fit_binary, fit_unlabelled
 from zsem.semantics.probes import auroc
 from zsem.values.draws import generator, normal
 from zsem.values.errors import ZsemError
+from zsem.values.logistic import Logistic
 
 SHIFT, SHARE = 1.5, 0.3
 
@@ -136,6 +137,19 @@ def test_log_p_is_a_log_of_a_probability_with_a_gradient(model):
     # what is surely labelled more often than every positive code is can be no more than certain
     sure = codes(model, 1, True, 0) + 50 * found.weight * model.z_std
     assert found.frequency < 0.2 and float(found.log_p(sure)) == 0
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_conditions_are_powers_of_the_probability(model, power):
+    z, _ = mixed(model, 200, 9)
+    binary = fit_binary(codes(model, 30, True, 0), codes(model, 30, False, 0), model)
+    condition = binary.condition(power)
+    assert isinstance(condition, Logistic) and condition.weights.shape == (power, 8)
+    assert torch.allclose(condition(z.double()), power * binary.log_p(z.double()), atol=1e-4)
+    rare = fit_unlabelled(codes(model, 30, True, 0), z, model)
+    assert torch.equal(rare.condition(power)(z), power * rare.log_p(z))
+    with pytest.raises(ZsemError, match="at least 1, not 0"):
+        binary.condition(0)
 
 
 def test_it_is_a_file_that_belongs_to_its_model(model, small_model, tmp_path):

@@ -59,6 +59,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "learn what codes are like, so that an autoencoder makes new images",
         "zsem.cli.prior:FitPrior",
     ),
+    "fewshot": (
+        "RUN --positive DIR",
+        "make new images that have what a handful of examples have",
+        "zsem.cli.fewshot:MakeFewShot",
+    ),
     "attributes": (
         "RUN DATA",
         "learn attributes from labels, and tell how well z knows them",

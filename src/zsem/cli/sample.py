@@ -258,25 +258,7 @@ class Sample(Command):
         return Wanted()
 
     def _write(self, make: Callable[[range], Tensor], wanted: Wanted, intensity: Intensity) -> float:
-        """Make images, a batch at a time, and write them and the picture; returns the seconds that the making took."""
-        import torch
-
-        out, seconds, kept = Path(self.out), 0.0, []
-        rows, captions = wanted.rows(self.number)
-        last = max(row[-1] for row in rows)
-        with progress("sampling") as done:
-            for part in chunks(self.number, self.batch_size):
-                images = range(part.start, part.stop)
-                started = time.perf_counter()
-                made = make(images)
-                seconds += time.perf_counter() - started
-                save_images(out / "images", wanted.stems(images), made, intensity)
-                if images.start <= last:
-                    kept.append(made)
-                done(images.stop, self.number)
-        shown = pictures(intensity, torch.cat(kept))
-        save_picture(out / "sample.png", [shown[list(row)] for row in rows], captions)
-        return seconds
+        return write_samples(Path(self.out), make, wanted, intensity, number=self.number, batch_size=self.batch_size)
 
     def _draw_progress(self, model: DiffusionModel, wanted: Wanted, settings: Mapping[str, Any]) -> None:
         """A row for each image, a column for each step."""
@@ -317,6 +299,36 @@ class Sample(Command):
         }  # fmt: skip
         notes = [f"{self.number} images in {Path(self.out) / 'images'}, the first in {Path(self.out) / 'sample.png'}"]
         return Report(figures=figures, rows=[row], notes=notes)
+
+
+def write_samples(
+    out: Path,
+    make: Callable[[range], Tensor],
+    wanted: Wanted,
+    intensity: Intensity,
+    *,
+    number: int,
+    batch_size: int,
+) -> float:
+    """Make images, a batch at a time, and write them and the picture; returns the seconds that the making took."""
+    import torch
+
+    seconds, kept = 0.0, []
+    rows, captions = wanted.rows(number)
+    last = max(row[-1] for row in rows)
+    with progress("sampling") as done:
+        for part in chunks(number, batch_size):
+            images = range(part.start, part.stop)
+            started = time.perf_counter()
+            made = make(images)
+            seconds += time.perf_counter() - started
+            save_images(out / "images", wanted.stems(images), made, intensity)
+            if images.start <= last:
+                kept.append(made)
+            done(images.stop, number)
+    shown = pictures(intensity, torch.cat(kept))
+    save_picture(out / "sample.png", [shown[list(row)] for row in rows], captions)
+    return seconds
 
 
 def zero_or_one(text: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Classifiers of codes from a handful of examples, for conditional sampling (DiffAE, section 3.4 and Table 3).
 
 From a few images that have something and as few that have not, or from a few that have it and many of which nobody
-knows. All are linear in normalised z; `FewShot.log_p` is what priors sample with.
+knows. All are linear in normalised z; `FewShot.condition` is what priors sample with.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.prior import LogP
 from zsem.semantics.probes import Codes, HeldOutCodes, to_float64
 from zsem.semantics.unlabelled import class_prior_of, frequency_of, labelled_or_not, non_negative
 from zsem.values.errors import ZsemError
 from zsem.values.files import read_tensors, write_whole
+from zsem.values.logistic import Logistic
 
 METHODS = ("elkan_noto", "nnpu", "naive")
 """Ways to learn from positive and unlabelled codes."""
@@ -78,6 +80,22 @@ class FewShot:
     def probability(self, z: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         """Probability, in [0, 1]."""
         return self.log_p(z).exp()
+
+    def condition(self, power: int = 1) -> LogP:
+        """power log p, as priors take it: samples of p(z) p(has it | z)^power, normalised.
+
+        power: 1 is what the examples say; more is surer and less various, as with the scale of a classifier (ADM, 4.2).
+        It is whole so that the answer is a `Logistic`, as if so many attributes all had to be there: mixtures are
+        tilted by that exactly. Elkan and Noto's probability is none.
+        Raises ZsemError for a power below 1.
+        """
+        if power < 1:
+            raise ZsemError(f"the power of a condition must be at least 1, not {power}")
+        if self.frequency != 1:
+            return lambda z: power * self.log_p(z)
+        weight = self.weight.double() / self.std.double()
+        offset = self.intercept - weight @ self.mean.double()
+        return Logistic(weights=weight.float().expand(power, -1), offsets=offset.float().expand(power))
 
     def for_unlabelled(self, z: Float[Tensor, "n d"]) -> FewShot:
         """The same with the class prior that codes without labels have, which most likely is not a half.
