@@ -176,9 +176,10 @@ def fit_binary(
     From ten of each kind on, five folds choose the penalty. With fewer it is fixed: their verdict would be noise, and
     the order of images hardly depends on it, only how sure the classifier is. That is calibrated in any case, by pairs
     of a positive and a negative code that were both left out: logits are multiplied by what makes sigma(difference)
-    most likely, every pair counting as told with one doubt among n + 2 (Platt 1999). Pairs share the fit, so that the
-    classes left out do not shift it as they shift single scores. Of five and five every pair is left out; where z does
-    not tell them apart the factor is 0, and then nothing is conditioned on.
+    most likely. Single scores would be shifted by the kind that is left out, pairs are not. Platt's targets (1999) make
+    the odds of either code n + 1 at most, so those of a pair (n + 1)^2: five and five that are told without a mistake
+    do not ask for certainty. Of these every pair is left out once; where z does not tell them apart the factor is 0,
+    and then nothing is conditioned on.
     Raises ZsemError for fewer than two codes of a kind, codes of another length, or a class prior that is no share.
     """
     x = np.concatenate(
@@ -279,7 +280,7 @@ def _calibration(x: np.ndarray, y: np.ndarray, strength: float, seed: int) -> tu
         scores, kinds = _logistic(x[kept], y[kept], strength).decision_function(x[rows]), y[rows]
         differences.append((scores[kinds == 1][:, None] - scores[kinds == 0]).ravel())
         middles.append((scores[kinds == 1].mean() + scores[kinds == 0].mean()) / 2)
-    gaps, doubt = np.concatenate(differences), 1 / (fewest + 2)
+    gaps, doubt = np.concatenate(differences), 1 / ((fewest + 1) ** 2 + 1)
 
     def loss(factor: float) -> float:
         told, mistaken = np.logaddexp(0, -factor * gaps), np.logaddexp(0, factor * gaps)
