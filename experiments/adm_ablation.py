@@ -18,8 +18,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.cifar10 import RESAMPLES, class_samples, reference_of
+from experiments.cifar10 import class_samples
 from experiments.runs import CIFAR10, Recipe, digest, kept, train, trained
+from experiments.samples import RESAMPLES, reference_of
 
 from zsem.data.images import load_images
 from zsem.metrics.samples import Distribution, judge_distribution

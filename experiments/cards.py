@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.cifar10 import REFERENCE, reference_of
 from experiments.judge_z import Extent, judge_z
 from experiments.models import recipes
 from experiments.runs import images_of
+from experiments.samples import REFERENCE, reference_of
 
 from zsem import api
 from zsem.data.images import load_images

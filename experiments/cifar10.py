@@ -28,16 +28,18 @@ from typing import Any
 import torch
 from experiments.models import class_judge, finished
 from experiments.runs import RUNS, digest, kept
+from experiments.samples import REFERENCE, SETS, judged_set, reference_of, shown
+from experiments.tables import within
 from torch import Tensor
 
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
 from zsem.metrics.intervals import wilson
 from zsem.metrics.perceptual import mean_distance
-from zsem.metrics.samples import Distribution, features_of, judge_distribution
+from zsem.metrics.samples import Distribution, judge_distribution
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
-from zsem.nets.features import EfficientNetLite0, load_efficientnet_lite0
+from zsem.nets.features import load_efficientnet_lite0
 from zsem.nets.perceptual import load_stlpips
 from zsem.values.codes import slerp
 from zsem.values.files import write_whole
@@ -51,18 +53,9 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "DPM-Solver++(2M)": {"solver": "dpmpp_2m"},
     "UniPC-2": {"solver": "unipc"},
 }
-SETS = {10: 3, 20: 3, 50: 1, 100: 1}  # sets of samples by number of steps
-RESAMPLES = 200
-REFERENCE = 5000  # real images that samples are compared with
 PAIRS, STEPS = 64, (10, 20, 50, 100)  # of the consistency
 BATCH = 50
 BITS = {"number": 128, "terms": 100}
-
-
-def reference_of(images: ImageSet, network: EfficientNetLite0) -> Distribution:
-    """Real training images, as samples are compared with them."""
-    pixels = images.split("train").limit(REFERENCE).pixels
-    return Distribution(network, features_of(network, map(from_uint8, pixels.split(64))))
 
 
 def class_samples(model: DiffusionModel, number: int, *, seed: int = 0, **settings: Any) -> Iterator[Tensor]:
@@ -181,7 +174,7 @@ def samplers(study: Study) -> list[str]:
 
     def work(steps: int, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         parts = study.samples(study.number, seed=seed, steps=steps, **settings)
-        return asdict(judge_distribution(study.reference, parts, resamples=RESAMPLES if SETS[steps] == 1 else 0))
+        return judged_set(study.reference, parts, steps)
 
     for name, settings in SAMPLERS.items():
         cells = []
@@ -190,12 +183,7 @@ def samplers(study: Study) -> list[str]:
             found = [
                 study.cell(f"{key}-{seed}", functools.partial(work, steps, seed, settings)) for seed in range(sets)
             ]
-            values = torch.tensor([f["frechet"] for f in found])
-            if sets > 1:
-                cells.append(f"{values.mean():.1f} ± {values.std():.1f}")
-            else:
-                ends = found[0]["frechet_interval"]
-                cells.append(f"{values[0]:.1f} ({ends['low']:.1f} - {ends['high']:.1f})")
+            cells.append(shown(found))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
@@ -228,8 +216,7 @@ def consistency(study: Study) -> list[str]:
     ]
     for name, figures in found.items():
         cells = [figures[f"{a}-{b}"] for a, b in pairs]
-        shown = [f"{c['distance']:.3f} ({c['interval']['low']:.3f} - {c['interval']['high']:.3f})" for c in cells]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+        lines.append(f"| {name} | " + " | ".join(within(c["distance"], c["interval"], ".3f") for c in cells) + " |")
     return [*lines, "", "![DDIM at 10, 20, 50 and 100 steps](steps-ddim.png)", "![DDPM at the same](steps-ddpm.png)"]
 
 

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from experiments.runs import CIFAR10, Recipe, cost, train, trained
 
+from zsem import api
 from zsem.data.images import ImageSet
-from zsem.models.base import ASSETS, Model
+from zsem.models.base import ASSETS, Model, ModelT, packaged_models
 from zsem.models.judge import Judge
 from zsem.training.judging import judge_for
 from zsem.training.presets import find_preset
@@ -60,6 +61,13 @@ def recipes() -> dict[str, Recipe]:
 def finished(name: str, kind: type[Model] = Model) -> Any:
     """A model of this table that is trained. ZsemError: it is not."""
     return trained(recipes()[name], name, f"python -m experiments.models train {name}", kind)
+
+
+def shared(name: str, kind: type[ModelT]) -> ModelT:
+    """A model of this table, trained here or else the one that zsem comes with. ZsemError: there is neither."""
+    if recipes()[name].done(name) < 1 and name in packaged_models():
+        return api.load(ASSETS / name, kind=kind)
+    return finished(name, kind)
 
 
 def class_judge(images: ImageSet, folder: Path) -> Judge:

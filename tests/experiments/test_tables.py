@@ -1,0 +1,145 @@
+"""The commands of tables and figures with small, untrained models: what they write, that they go on, and by hand."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from experiments.reconstructions import closeness, from_components, with_fresh_noise
+from experiments.tables import Cell, fill, spread, table, within
+from PIL import Image
+
+from zsem import api
+from zsem.data.images import load_images
+from zsem.data.pixels import from_uint8
+from zsem.metrics.reconstruction import Reconstruction
+from zsem.nets.perceptual import load_stlpips
+from zsem.values.codes import between
+from zsem.values.draws import generator
+
+
+def rows_of(text):
+    """Cells of all lines of tables."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+
+
+def size_of(path):
+    """Width and height of a picture."""
+    with Image.open(path) as picture:
+        return picture.size
+
+
+@pytest.fixture
+def faces(two_hundred_faces):
+    return load_images(two_hundred_faces, size=16)
+
+
+def test_cells_are_made_once_and_their_cost_is_told(tmp_path, capsys):
+    calls = []
+
+    def cell(name, evaluations):
+        return Cell(evaluations=evaluations, work=lambda: calls.append(name) or {"name": name})
+
+    cells = {"a": cell("a", 100), "b": cell("b", 300), "c": cell("c", 0)}
+    found = fill(tmp_path, {"a": cells["a"]})
+    assert "1 cells, 0 of them are there; 100 evaluations" in capsys.readouterr().out
+    assert found["a"]["name"] == "a"
+    found = fill(tmp_path, cells)
+    assert "3 cells, 1 of them are there; 300 evaluations" in capsys.readouterr().out
+    assert calls == ["a", "b", "c"] and [figures["name"] for figures in found.values()] == calls
+
+
+def test_how_figures_are_written():
+    assert spread([1.0, 2.0, 4.0], ".2f") == f"{np.mean([1, 2, 4]):.2f} ± {np.std([1, 2, 4], ddof=1):.2f}"
+    assert within(1.0, {"low": 0.5, "high": 2.25}, ".2f") == "1.00 (0.50 - 2.25)"
+    assert table(["a", "b"], [["1", "2"]]) == ["| a | b |", "|---|---|", "| 1 | 2 |"]
+
+
+def test_closeness_is_that_of_the_measures(faces):
+    some = faces.held_out().limit(7)
+    torch.manual_seed(1)
+    decoded = from_uint8(some.pixels) + 0.3 * torch.randn(some.pixels.shape)
+    distance = load_stlpips()
+    figures = closeness(some, decoded, distance)
+    counter = Reconstruction()
+    counter.update(from_uint8(some.pixels), decoded.clamp(-1, 1))
+    exact = counter.compute()
+    assert figures["MSE"]["mean"] == pytest.approx(exact.mse) and figures["SSIM"]["mean"] == pytest.approx(exact.ssim)
+    with torch.no_grad():
+        apart = distance(from_uint8(some.pixels), decoded.clamp(-1, 1)).mean()
+    assert figures["ST-LPIPS"]["mean"] == pytest.approx(float(apart), rel=1e-5)
+    for name in ("SSIM", "ST-LPIPS", "MSE"):
+        assert figures[name]["low"] < figures[name]["mean"] < figures[name]["high"]
+    same = closeness(some, from_uint8(some.pixels), distance)
+    assert same["MSE"]["mean"] == 0 and same["SSIM"]["mean"] == pytest.approx(1)
+
+
+def test_images_from_components_are_the_nearest_in_their_span(faces):
+    train, held_out = faces.split("train").pixels, faces.held_out().pixels
+    found = from_components(train, held_out, 6)
+    x = from_uint8(train).flatten(1).double().numpy()
+    _, _, basis = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    centred = from_uint8(held_out).flatten(1).double().numpy() - x.mean(0)
+    expected = centred @ basis[:6].T @ basis[:6] + x.mean(0)
+    assert np.abs(found.flatten(1).numpy() - expected).max() < 0.05  # of a randomised solver
+
+
+def test_fresh_noise_is_decoded_in_as_many_steps_as_asked(model, faces):
+    codes = model.encode(faces.held_out().limit(3), noise=False)
+    fresh = with_fresh_noise(model, codes, steps=5, seed=3)
+    assert fresh.steps == 5 and torch.equal(fresh.z, codes.z) and fresh.codec == "ddim"
+    assert torch.equal(fresh.noise.x_T, model.fresh_noise(3, seed=3).x_T)
+    assert not torch.equal(model.decode(fresh), model.decode(replace(fresh, timesteps=codes.timesteps[-2:])))
+
+
+def test_table_1_has_every_way_and_goes_on(command, runs, faces, monkeypatch, capsys):
+    words = ["--number", 5, "--steps", 2, 3]
+    out = command("table1", *words)
+    figures = json.loads((out / "table1.json").read_text())
+    rows = rows_of((out / "table1.md").read_text())
+    assert len(rows) == 1 + 2 + 4 * 2 and len(figures) == 1 + 2 + 2 + 6 + 2 + 2
+    dims = {row[0]: row[1] for row in rows[1:]}
+    assert (dims["PCA"], dims["DDIM twin, inverted x_T"], dims["autoencoder, exact noise"]) == ("8", "768", "1,544")
+    assert figures["exact-3-0"]["MSE"]["mean"] < 1e-10 < figures["ddim-3-0"]["MSE"]["mean"]
+    assert figures["random-2-0"] != figures["random-2-1"] and figures["random-2-0"]["n"] == 5
+    model, some = api.load(runs["autoencoder"]), faces.held_out().limit(5)
+    expected = closeness(some, model.reconstruct(some, codec="ddim", steps=3), load_stlpips())
+    assert figures["ddim-3-0"]["SSIM"]["mean"] == pytest.approx(expected["SSIM"]["mean"], abs=1e-5)
+    assert size_of(out / "reconstructions.png")[1] > 7 * 64
+    assert "evaluations/s" in capsys.readouterr().out
+    monkeypatch.setattr("experiments.table1.closeness", None)  # nothing is judged a second time
+    command("table1", *words)
+    assert json.loads((out / "table1.json").read_text()) == figures
+
+
+def test_figure_4_compares_the_paths_of_both_models(command, runs, faces, monkeypatch):
+    monkeypatch.setattr("experiments.figure4.WALKS", {"exact": 3, "ddim": 4})
+    out = command("figure4", "--number", 5)
+    figures = json.loads((out / "figure4.json").read_text())
+    rows = rows_of((out / "figure4.md").read_text())
+    assert len(rows) == 5 and {figures[name]["n"] for name in ("autoencoder-exact-3", "twin-ddim-4")} == {5}
+    assert figures["autoencoder-exact-3"]["identical"] == figures["twin-exact-3"]["identical"] == 1
+    assert figures["autoencoder-ddim-4"]["identical"] < 1
+    # by hand: one pair after the other
+    model, some, distance = api.load(runs["twin"]), faces.held_out().limit(10), load_stlpips()
+    codes, found = model.invert(some, codec="ddim", steps=4), []
+    for pair, point in enumerate(generator(0).random(5) * 0.999):
+        way = between(codes[[pair]], codes[[5 + pair]], torch.tensor([point, point + 1e-3]).float())
+        first, second = model.decode(way).split(1)
+        found.append(float(distance(first, second)) * 1e6)
+    assert figures["twin-ddim-4"]["distance"] == pytest.approx(np.mean(found), rel=0.05)
+    assert size_of(out / "strips.png")[0] > 2 * 7 * 64
+
+
+def test_quick_says_that_it_is_no_figure(command, monkeypatch):
+    monkeypatch.setattr("experiments.figure4.QUICK_WALKS", {"exact": 2})
+    out = command("figure4", "--quick")
+    assert "These are no figures" in (out / "figure4.md").read_text()
+    assert json.loads((out / "figure4.json").read_text())["quick"] is True
+
+
+def test_too_few_images(command, capsys):
+    with pytest.raises(SystemExit):
+        command("table1", "--number", 1)
+    assert "--number must be at least 4" in capsys.readouterr().err
