@@ -174,7 +174,7 @@ def samplers(study: Study) -> list[str]:
 
     def work(steps: int, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         parts = study.samples(study.number, seed=seed, steps=steps, **settings)
-        return judged_set(study.reference, parts, steps)
+        return judged_set(study.reference, parts, SETS[steps])
 
     for name, settings in SAMPLERS.items():
         cells = []

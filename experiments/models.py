@@ -4,8 +4,8 @@
     python -m experiments.models train [NAME ..] [--cifar10 FILE]      # the same table first, then the trainings
     python -m experiments.models package NAME                          # into the package, weights in float16
 
-Without names all are meant. FILE: CIFAR-10 as a folder or archive of class folders below train and test. Runs lie where
-`experiments.runs` says.
+Without names all are meant but those of one table alone (`ablations`). FILE: CIFAR-10 as a folder or archive of class
+folders below train and test. Runs lie where `experiments.runs` says.
 """
 
 from __future__ import annotations
@@ -58,13 +58,34 @@ def recipes() -> dict[str, Recipe]:
     }  # fmt: skip
 
 
+Z_DIMS = (32, 64, 128, 256)
+"""Lengths of z in table 2."""
+
+
+@functools.cache
+def ablations() -> dict[str, Recipe]:
+    """Models of one table alone, by name: those of table 2, which differ in the length of z.
+
+    Their U-Net is two thirds as wide as that of `tiny`, and each sees 64,000 images: some ten minutes on two cores.
+    """
+    tiny = find_preset("tiny")
+    unet = replace(tiny.model.unet, channels=64, embed_channels=256)
+    return {
+        f"avatars-64-z{dims}": Recipe(
+            says=f"z of {dims} numbers, for table 2", data="avatars-64", images=64_000,
+            preset=replace(tiny, model=replace(tiny.model, z_dim=dims, unet=unet)),
+        )
+        for dims in Z_DIMS
+    }  # fmt: skip
+
+
 def finished(name: str, kind: type[Model] = Model) -> Any:
-    """A model of this table that is trained. ZsemError: it is not."""
-    return trained(recipes()[name], name, f"python -m experiments.models train {name}", kind)
+    """A model of these tables that is trained. ZsemError: it is not."""
+    return trained({**recipes(), **ablations()}[name], name, f"python -m experiments.models train {name}", kind)
 
 
 def shared(name: str, kind: type[ModelT]) -> ModelT:
-    """A model of this table, trained here or else the one that zsem comes with. ZsemError: there is neither."""
+    """A model of `recipes`, trained here or else the one that zsem comes with. ZsemError: there is neither."""
     if recipes()[name].done(name) < 1 and name in packaged_models():
         return api.load(ASSETS / name, kind=kind)
     return finished(name, kind)
@@ -93,17 +114,18 @@ def package(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["cost", "train", "package"])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(recipes()))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*recipes(), *ablations()]))
     parser.add_argument("--cifar10", metavar="FILE", help="CIFAR-10 in class folders")
     arguments = parser.parse_args()
     names = arguments.names or list(recipes())
-    if unknown := [name for name in names if name not in recipes()]:
-        parser.error(f"there is no model {unknown[0]!r}; choose among {', '.join(recipes())}")
+    known = {**recipes(), **({} if arguments.command == "package" else ablations())}
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"there is no model {unknown[0]!r}; choose among {', '.join(known)}")
     if arguments.command == "package":
         for name in names:
             package(name)
         return
-    chosen = {name: recipes()[name] for name in names}
+    chosen = {name: known[name] for name in names}
     cost(chosen, arguments.cifar10)
     if arguments.command == "train":
         train(chosen, arguments.cifar10)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.data.pixels import from_uint8
-from zsem.metrics.samples import Distribution, features_of, judge_distribution
-from zsem.nets.features import EfficientNetLite0
+from zsem.metrics.samples import Distribution, FeatureNetwork, features_of, judge_distribution
 
 SETS = {10: 3, 20: 3, 50: 1, 100: 1}
 """Sets of samples by number of steps; one set has a bootstrap interval."""
@@ -21,19 +20,19 @@ REFERENCE = 5000
 """Real images that samples are compared with."""
 
 
-def reference_of(images: ImageSet, network: EfficientNetLite0) -> Distribution:
+def reference_of(images: ImageSet, network: FeatureNetwork) -> Distribution:
     """Real training images, as samples are compared with them."""
     pixels = images.split("train").limit(REFERENCE).pixels
     return Distribution(network, features_of(network, map(from_uint8, pixels.split(64))))
 
 
-def judged_set(reference: Distribution, parts: Iterable[Tensor], steps: int) -> dict[str, Any]:
-    """Figures of one set of samples of so many steps, with an interval where it is the only one."""
-    return asdict(judge_distribution(reference, parts, resamples=RESAMPLES if SETS[steps] == 1 else 0))
+def judged_set(reference: Distribution, parts: Iterable[Tensor], sets: int) -> dict[str, Any]:
+    """Figures of one set of samples, with intervals where it is the only one of its kind."""
+    return asdict(judge_distribution(reference, parts, resamples=RESAMPLES if sets == 1 else 0))
 
 
 def shown(found: Sequence[Mapping[str, Any]]) -> str:
-    """The Frechet distance of all sets of one number of steps: mean and deviation, or the one set's interval."""
+    """The Frechet distance of all sets of one kind: mean and deviation, or the one set's interval."""
     if len(found) > 1:
         return spread([figures["frechet"] for figures in found], ".1f")
     return within(found[0]["frechet"], found[0]["frechet_interval"], ".1f")

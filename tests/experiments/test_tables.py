@@ -1,5 +1,6 @@
 """The commands of tables and figures with small, untrained models: what they write, that they go on, and by hand."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -9,14 +10,21 @@ import torch
 from experiments.reconstructions import closeness, from_components, with_fresh_noise
 from experiments.tables import Cell, fill, spread, table, within
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
 
 from zsem import api
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8
 from zsem.metrics.reconstruction import Reconstruction
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.judge import Judge
+from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.perceptual import load_stlpips
+from zsem.semantics.probes import Probe
 from zsem.values.codes import between
 from zsem.values.draws import generator
+from zsem.values.prediction import Condition
 
 
 def rows_of(text):
@@ -108,7 +116,7 @@ def test_table_1_has_every_way_and_goes_on(command, runs, faces, monkeypatch, ca
     assert figures["ddim-3-0"]["SSIM"]["mean"] == pytest.approx(expected["SSIM"]["mean"], abs=1e-5)
     assert size_of(out / "reconstructions.png")[1] > 7 * 64
     assert "evaluations/s" in capsys.readouterr().out
-    monkeypatch.setattr("experiments.table1.closeness", None)  # nothing is judged a second time
+    monkeypatch.setattr("experiments.reconstructions.closeness", None)  # nothing is judged a second time
     command("table1", *words)
     assert json.loads((out / "table1.json").read_text()) == figures
 
@@ -143,3 +151,68 @@ def test_too_few_images(command, capsys):
     with pytest.raises(SystemExit):
         command("table1", "--number", 1)
     assert "--number must be at least 4" in capsys.readouterr().err
+
+
+def test_figure_6_follows_both_models_over_all_steps(command, runs, faces, monkeypatch):
+    monkeypatch.setattr("experiments.figure6.STEPS", 5)
+    out = command("figure6", "--number", 6)
+    figures = json.loads((out / "figure6.json").read_text())
+    text = (out / "figure6.md").read_text()
+    assert len(rows_of(text)) == 1 + 2 * 5 and "of the 3 noisier steps" in text
+    ours, theirs = (
+        [step["mse"] for step in figures["fresh"][name]["steps"]] for name in ("autoencoder", "twin")
+    )  # fmt: skip
+    apart = [step["mse"] for step in figures["fresh"]["difference"]]
+    assert apart == pytest.approx([a - b for a, b in zip(ours, theirs, strict=True)])
+    # by hand: what the twin expects of the noisiest x_t
+    model, some = api.load(runs["twin"]), faces.held_out().limit(6)
+    grid, x0 = model.grid(5), from_uint8(some.pixels)
+    x_t = grid.alpha[0] * x0 + grid.sigma[0] * model.fresh_noise(6).x_T
+    with torch.no_grad():
+        expected = model.denoiser(x_t.float(), grid.t[:1].expand(6), Condition()).x0
+    assert theirs[0] == pytest.approx(float(((expected - x0) / 2).square().mean()), rel=1e-3)
+    assert {path.name for path in out.glob("*.png")} == {"curves.png", "strips.png"}
+
+
+def test_table_2_judges_every_length_of_z(command, runs, faces, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.table2.RESAMPLES", 20)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        longer = DiffusionAutoencoder(replace(model.config, z_dim=12))
+    longer.measure_codes(faces.split("train"), faces.held_out())
+    out = command("table2", "--number", 4, "--steps", 2, "--runs", runs["autoencoder"], longer.save(tmp_path / "z12"))
+    figures, rows = json.loads((out / "table2.json").read_text()), rows_of((out / "table2.md").read_text())
+    assert [row[0] for row in rows] == ["z", *["8"] * 3, *["12"] * 3, "z", "8", "12"]
+    assert figures["12-random-2-0"] != figures["8-random-2-0"]
+    # by hand: the AUROC of hats from eight components
+    hat = figures["8-probes"]["pca"]["attributes"]["hat"]
+    train, test = faces.split("train"), faces.held_out()
+    pixels = [part.pixels.float().flatten(1).numpy() for part in (train, test)]
+    pca = PCA(8, svd_solver="randomized", random_state=0).fit(pixels[0])
+    probe = Probe().fit(pca.transform(pixels[0]), train.attributes["hat"])
+    score = roc_auc_score(test.attributes["hat"], probe.decision_function(pca.transform(pixels[1])))
+    assert hat["auroc"] == pytest.approx(score, abs=1e-6) and figures["8-probes"]["labels"] == 180
+    scores = [row["auroc"] for row in figures["8-probes"]["z"]["attributes"].values()]
+    assert figures["8-probes"]["z"]["mean"] == pytest.approx(np.mean(scores))
+
+
+def test_auroc_is_weighted_by_positives(command, runs, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.auroc.RESAMPLES", 20)
+    judge = Judge(
+        Judge.Config(
+            attributes=tuple(faces.attributes), image_size=16,
+            net=SemanticEncoder.Config(channels=8, channel_mult=(1,), num_res_blocks=1, attention_resolutions=()),
+        )
+    )  # fmt: skip
+    pixels = faces.split("train").pixels
+    judge.history = {"images_sha256": hashlib.sha256(pixels.numpy().data).hexdigest(), "iterations": 10**6}
+    out = command("auroc", "--number", 150, "--judge", judge.save(tmp_path / "judge"))
+    figures, rows = json.loads((out / "auroc.json").read_text()), rows_of((out / "auroc.md").read_text())
+    assert len(rows) == 1 + 6 + 2 and figures["labels"] == 150
+    held_out = faces.held_out().attributes
+    shares = {name: held_out[name].sum() / sum(values.sum() for values in held_out.values()) for name in held_out}
+    expected = sum(share * figures["attributes"][name]["vae"]["score"] for name, share in shares.items())
+    assert figures["weighted mean"]["vae"] == pytest.approx(expected)
+    assert rows[-1][0] == "weighted mean" and rows[-1][5] == f"{expected:.3f}"
+    logits = judge.logits(faces.held_out())[:, judge.config.attributes.index("hat")]
+    assert figures["attributes"]["hat"]["cnn"]["score"] == pytest.approx(roc_auc_score(held_out["hat"], logits))
