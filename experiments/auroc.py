@@ -24,7 +24,7 @@ from zsem.models.judge import Judge
 from zsem.semantics.probes import RESAMPLES
 from zsem.training.judging import judge_for
 
-NAME, QUICK_LABELS = "auroc", 150
+NAME, QUICK_LABELS, QUICK_ITERATIONS = "auroc", 150, 10
 SOURCES = {"z": "z", "pca": "PCA", "pixels": "pixels", "vae": "VAE", "cnn": "supervised network"}
 
 
@@ -60,7 +60,8 @@ def main() -> None:
     given = extent_of(parser)
     labels = QUICK_LABELS if given.quick else given.number
     faces = Faces(given)
-    judge = judge_for(faces.images, given.judge)
+    quick: dict[str, Any] = {"folder": given.out / "judge", "iterations": QUICK_ITERATIONS} if given.quick else {}
+    judge = judge_for(faces.images, **{"folder": given.judge, **quick})
     cells = {"auroc": Cell(evaluations=0, work=lambda: judged(faces, judge, labels))}
     stamp = faces.stamp(faces.autoencoder, faces.vae, judge, labels=labels)
     found = fill(given.out / "cells" / stamp, cells)["auroc"]

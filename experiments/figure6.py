@@ -77,19 +77,22 @@ def draw_strips(faces: Faces, images: ImageSet, noising: Noising) -> Image.Image
     return grid(*rows, captions=list(strips) * len(some), scale=max(1, 64 // some.pixels.shape[-1]))
 
 
-def rows_of(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """One row for every way into the noise and step, noisy first."""
-    return [
-        [
-            NOISINGS[noising][0], f"{ours['timestep']:g}", f"{ours['log_snr']:.1f}",
-            within(ours["mse"], ours, ".2e"), within(theirs["mse"], theirs, ".2e"),
-            within(difference["mse"], difference, "+.2e"),
-        ]
-        for noising, curves in found.items()
-        for ours, theirs, difference in zip(
-            curves["autoencoder"]["steps"], curves["twin"]["steps"], curves["difference"], strict=True
-        )
-    ]  # fmt: skip
+def tables(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A table for every way into the noise: a row for each step, noisy first."""
+    lines = []
+    for noising, curves in found.items():
+        steps = zip(curves["autoencoder"]["steps"], curves["twin"]["steps"], curves["difference"], strict=True)
+        rows = [
+            [
+                f"{ours['timestep']:g}", f"{ours['log_snr']:.1f}", within(ours["mse"], ours, ".2e"),
+                within(theirs["mse"], theirs, ".2e"), within(difference["mse"], difference, "+.2e"),
+            ]
+            for ours, theirs, difference in steps
+        ]  # fmt: skip
+        says = NOISINGS[noising][0]
+        steps_of_it = table(["timestep", "log-SNR", *MODELS.values(), "difference"], rows)
+        lines += ["", f"## {says[0].upper()}{says[1:]}", "", *steps_of_it]
+    return lines
 
 
 def verdict(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -129,8 +132,7 @@ def main() -> None:
         "",
         "![Errors over log-SNR](curves.png)",
         "![What both expect of the same x_t, from noisy to clean, and the face itself](strips.png)",
-        "",
-        *table(["into the noise", "timestep", "log-SNR", *MODELS.values(), "difference"], rows_of(found)),
+        *tables(found),
     ]
     publish(given.out, NAME, lines, found, quick=given.quick)
 

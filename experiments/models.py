@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments.runs import CIFAR10, Recipe, cost, train, trained
+from experiments.runs import CIFAR10, Recipe, cost, train, trained, trained_run
 
-from zsem import api
 from zsem.data.images import ImageSet
-from zsem.models.base import ASSETS, Model, ModelT, packaged_models
+from zsem.models.base import ASSETS, Model, packaged_models
 from zsem.models.judge import Judge
 from zsem.training.judging import judge_for
 from zsem.training.presets import find_preset
@@ -84,11 +83,12 @@ def finished(name: str, kind: type[Model] = Model) -> Any:
     return trained({**recipes(), **ablations()}[name], name, f"python -m experiments.models train {name}", kind)
 
 
-def shared(name: str, kind: type[ModelT]) -> ModelT:
-    """A model of `recipes`, trained here or else the one that zsem comes with. ZsemError: there is neither."""
-    if recipes()[name].done(name) < 1 and name in packaged_models():
-        return api.load(ASSETS / name, kind=kind)
-    return finished(name, kind)
+def shared_run(name: str) -> str:
+    """Where a model of `recipes` is: trained here, or else one that zsem comes with. ZsemError: there is neither."""
+    recipe = recipes()[name]
+    if recipe.done(name) < 1 and name in packaged_models():
+        return name
+    return str(trained_run(recipe, name, f"python -m experiments.models train {name}"))
 
 
 def class_judge(images: ImageSet, folder: Path) -> Judge:

@@ -115,12 +115,17 @@ def train(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
 
 def trained(recipe: Recipe, name: str, command: str, kind: type[Model] = Model) -> Any:
     """The model of a recipe. ZsemError: it is not trained to its end, which `command` would do."""
+    return api.load(trained_run(recipe, name, command), kind=kind)
+
+
+def trained_run(recipe: Recipe, name: str, command: str) -> Path:
+    """Its folder. ZsemError as `trained`."""
     done = recipe.done(name)
     if not done:
         raise ZsemError(f"{name} is not trained yet: `{command}`")
     if done < 1:
         raise ZsemError(f"{name} is trained in part only: `{command}` goes on")
-    return api.load(recipe.run(name), kind=kind)
+    return recipe.run(name)
 
 
 def kept(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.models import shared
+from experiments.models import shared_run
 from experiments.runs import digest, images_of, kept
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -32,7 +32,9 @@ from zsem.models.vae import VariationalAutoencoder
 from zsem.training.log import clock
 from zsem.values.files import write_whole
 
-TABLES, QUICK = Path("runs/tables"), 4
+TABLES, QUICK, QUICK_FACES = Path("runs/tables"), 4, 400
+MODELS = {"autoencoder": "avatars-64", "twin": "avatars-64-ddpm", "vae": "avatars-64-vae"}
+"""Models by option, as experiments.models names them."""
 
 
 def parser_of(name: str, doc: str | None, *, number: int, what: str) -> argparse.ArgumentParser:
@@ -45,8 +47,8 @@ def parser_of(name: str, doc: str | None, *, number: int, what: str) -> argparse
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} of them, to see that everything works")
     parser.add_argument("--out", type=Path, default=TABLES / name, help=f"default {TABLES / name}")
     parser.add_argument("--data", help="a folder of avatars in place of those that the models were trained on")
-    for kind in ("autoencoder", "twin", "vae"):
-        parser.add_argument(f"--{kind}", metavar="RUN", help="a model in place of that of experiments.models")
+    for option, model in MODELS.items():
+        parser.add_argument(f"--{option}", metavar="RUN", help=f"a model in place of {model} of experiments.models")
     return parser
 
 
@@ -68,9 +70,10 @@ class Faces:
 
     @functools.cached_property
     def images(self) -> ImageSet:
-        """All faces, as the autoencoder sees them."""
+        """All faces, or with --quick some, as the autoencoder sees them."""
         config = self.autoencoder.config
-        return load_images(self.folder, size=config.image_size, channels=config.image_channels)
+        limit = QUICK_FACES if self._given.quick else None
+        return load_images(self.folder, size=config.image_size, channels=config.image_channels, limit=limit)
 
     @functools.cached_property
     def folder(self) -> Path:
@@ -79,16 +82,16 @@ class Faces:
 
     @functools.cached_property
     def autoencoder(self) -> DiffusionAutoencoder:
-        return self._model("autoencoder", "avatars-64", DiffusionAutoencoder)
+        return self._model("autoencoder", DiffusionAutoencoder)
 
     @functools.cached_property
     def twin(self) -> DiffusionModel:
         """The unconditional model of equal parameters that has seen as many images."""
-        return self._model("twin", "avatars-64-ddpm", DiffusionModel)
+        return self._model("twin", DiffusionModel)
 
     @functools.cached_property
     def vae(self) -> VariationalAutoencoder:
-        return self._model("vae", "avatars-64-vae", VariationalAutoencoder)
+        return self._model("vae", VariationalAutoencoder)
 
     def held_out(self, number: int) -> ImageSet:
         """At most so many held-out faces, evenly spaced."""
@@ -98,9 +101,12 @@ class Faces:
         """Stands for models, all faces and settings."""
         return digest([[model.stamp for model in models], digest(self.images.sha256), settings])
 
-    def _model(self, option: str, name: str, kind: type[ModelT]) -> ModelT:
-        run = getattr(self._given, option)
-        return shared(name, kind) if run is None else api.load(run, kind=kind)
+    def run(self, option: str) -> str:
+        """The folder or name of a model."""
+        return getattr(self._given, option) or shared_run(MODELS[option])
+
+    def _model(self, option: str, kind: type[ModelT]) -> ModelT:
+        return api.load(self.run(option), kind=kind)
 
 
 @dataclass(frozen=True, kw_only=True)

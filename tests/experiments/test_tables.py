@@ -158,7 +158,7 @@ def test_figure_6_follows_both_models_over_all_steps(command, runs, faces, monke
     out = command("figure6", "--number", 6)
     figures = json.loads((out / "figure6.json").read_text())
     text = (out / "figure6.md").read_text()
-    assert len(rows_of(text)) == 1 + 2 * 5 and "of the 3 noisier steps" in text
+    assert len(rows_of(text)) == 2 * (1 + 5) and "of the 3 noisier steps" in text
     ours, theirs = (
         [step["mse"] for step in figures["fresh"][name]["steps"]] for name in ("autoencoder", "twin")
     )  # fmt: skip

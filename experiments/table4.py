@@ -1,0 +1,256 @@
+"""Unconditional samples: the autoencoder with its priors against a diffusion model of equal size (DiffAE, table 4).
+
+    python -m experiments.models train avatars-64 avatars-64-ddpm
+    python -m experiments.table4 [--number 1000] [--rows ROW ..] [--quick] [--out runs/tables/table4]
+
+FD-EffLite0 and KID to 5,000 training faces at T = 10, 20, 50, 100: three sets of samples at 10 and 20 steps, one with a
+95 % bootstrap interval at 50 and 100. The twin has as many parameters as encoder and decoder together and has seen as
+many images. Ours draws z from the latent DDIM or from the mixture, fitted to the z of all training faces; the row
+"+ autoencoding" has the z of held-out faces: what a perfect prior would give. Rows by DDIM are as in the paper, with T
+steps of the latent DDIM too; those by UniPC-2 draw z in 100 steps of it, whatever T: T counts evaluations of the U-Net.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from experiments.priors import latent_ddim, latent_preset, mixture
+from experiments.samples import SETS, judged_set, reference_of, shown
+from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
+from zsem.metrics.memorisation import Memorisation
+from zsem.metrics.samples import Distribution, FeatureNetwork, features_of
+from zsem.models.prior import Prior
+from zsem.models.walking import Walking
+from zsem.nets.features import load_efficientnet_lite0
+
+NAME, BATCH, PICTURED, DRAWN_STEPS = "table4", 50, 10, 10
+QUICK_SETS = {2: 2, 3: 1}
+REAL, BASELINE = "real", "twin"
+SOLVERS: dict[str, dict[str, Any]] = {
+    "ddim": {"solver": "ddim", "spacing": "uniform"},
+    "unipc": {"solver": "unipc", "spacing": "logsnr"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A way to make samples.
+
+    says: what it is. solver: of SOLVERS. z: draws codes, so many, from a seed and T; None for the twin.
+    """
+
+    says: str
+    solver: str
+    z: Callable[[int, int, int], Float[Tensor, "n d"]] | None = None
+
+
+class Watched:
+    """A network of features that keeps those it gives in `seen`."""
+
+    def __init__(self, network: FeatureNetwork) -> None:
+        self._network, self.seen = network, list[Tensor]()
+        self.frechet_name, self.kid_name, self.components = network.frechet_name, network.kid_name, network.components
+
+    def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        self.seen.append(self._network(images))
+        return self.seen[-1]
+
+
+def rows_of(faces: Faces, latent: Prior, gaussians: Prior) -> dict[str, Row]:
+    """All rows, by name."""
+
+    def drawn(number: int, seed: int, steps: int) -> Tensor:
+        return latent.sample(number, seed=seed, steps=steps)
+
+    def drawn_well(number: int, seed: int, steps: int) -> Tensor:
+        return latent.sample(number, seed=seed, steps=100)
+
+    def mixed(number: int, seed: int, steps: int) -> Tensor:
+        return gaussians.sample(number, seed=seed)
+
+    @functools.cache
+    def of_held_out() -> Tensor:
+        return faces.autoencoder.encode(faces.images.held_out(), noise=False, batch_size=BATCH).z
+
+    def real(number: int, seed: int, steps: int) -> Tensor:
+        return of_held_out()[torch.arange(number) % len(of_held_out())]
+
+    return {
+        BASELINE: Row(says="DDIM baseline (twin)", solver="ddim"),
+        "latent": Row(says="ours, latent DDIM", solver="ddim", z=drawn),
+        "mixture": Row(says="ours, mixture", solver="ddim", z=mixed),
+        "autoencoding": Row(says="+ autoencoding", solver="ddim", z=real),
+        "twin-unipc": Row(says="twin, UniPC-2", solver="unipc"),
+        "latent-unipc": Row(says="ours, latent DDIM, UniPC-2", solver="unipc", z=drawn_well),
+        "mixture-unipc": Row(says="ours, mixture, UniPC-2", solver="unipc", z=mixed),
+        "autoencoding-unipc": Row(says="+ autoencoding, UniPC-2", solver="unipc", z=real),
+    }
+
+
+class Study:
+    """What judges samples, and what makes them."""
+
+    def __init__(self, faces: Faces, number: int) -> None:
+        self.faces, self.number = faces, number
+        self.network = Watched(load_efficientnet_lite0())
+
+    @functools.cached_property
+    def reference(self) -> Distribution:
+        """Real training faces, as samples are compared with them."""
+        return reference_of(self.faces.images, self.network)
+
+    @functools.cached_property
+    def memorisation(self) -> Memorisation:
+        """All training faces, and the held-out ones that tell what is usual."""
+        images = self.faces.images
+        parts = [part.pixels.split(BATCH) for part in (images.split("train"), images.held_out())]
+        return Memorisation(*(features_of(self.network, map(from_uint8, pixels)) for pixels in parts))
+
+    def judged(self, parts: Callable[[], Iterator[Tensor]], sets: int) -> dict[str, Any]:
+        """Figures of one set of samples, copies of training faces included."""
+        reference, copies = self.reference, self.memorisation.empty()
+        self.network.seen.clear()
+        figures = judged_set(reference, parts(), sets)
+        copies.update(torch.cat(self.network.seen))
+        return {**figures, "memorisation": asdict(copies.compute())}
+
+    def samples(self, row: Row, steps: int, seed: int, number: int | None = None) -> Iterator[Tensor]:
+        """Samples batch by batch, clipped to [-1, 1]."""
+        model, number, how = self.faces.autoencoder, number or self.number, SOLVERS[row.solver]
+        z = None if row.z is None else row.z(number, seed, steps)
+        for first in range(0, number, BATCH):
+            some = range(first, min(first + BATCH, number))
+            shared: dict[str, Any] = {"first": first, "seed": seed, "batch_size": BATCH}
+            if z is None:
+                made = self.faces.twin.sample(len(some), steps=steps, **how, **shared)
+            else:
+                codes = model.codes(z[some.start : some.stop])
+                made = model.decode(codes, walking=Walking(steps=steps, **how), **shared)
+            yield made.clamp(-1, 1)
+
+    def held_out(self) -> Iterator[Tensor]:
+        """As many held-out faces."""
+        return map(from_uint8, self.faces.held_out(self.number).pixels.split(BATCH))
+
+
+def cells_of(study: Study, rows: Mapping[str, Row], all_sets: Mapping[int, int]) -> dict[str, Cell]:
+    """All cells, by name."""
+    cells = {REAL: Cell(evaluations=0, work=lambda: study.judged(study.held_out, 1))}
+    for name, row in rows.items():
+        for steps, sets in all_sets.items():
+            for seed in range(sets):
+
+                def work(row: Row = row, steps: int = steps, sets: int = sets, seed: int = seed) -> dict[str, Any]:
+                    return study.judged(lambda: study.samples(row, steps, seed), sets)
+
+                cells[f"{name}-{steps}-{seed}"] = Cell(evaluations=steps * study.number, work=work)
+    return cells
+
+
+Sets = Mapping[str, Mapping[int, list[Mapping[str, Any]]]]
+"""Figures of all sets by row and number of steps."""
+
+
+def lines_of(rows: Mapping[str, Row], found: Sets, real: Mapping[str, Any]) -> list[str]:
+    """Both tables: FD by row and T, and all figures."""
+    steps = list(next(iter(found.values())))
+    short = [[rows[name].says, *(shown(sets) for sets in by_steps.values())] for name, by_steps in found.items()]
+    short.append(["held-out faces themselves", *[shown([real])] * len(steps)])
+    full = [
+        [rows[name].says, str(T), *figures_of(sets)] for name, by_steps in found.items() for T, sets in by_steps.items()
+    ]
+    full.append(["held-out faces themselves", "", *figures_of([real])])
+    head = ["", "T", "FD-EffLite0", "KID", "precision", "recall", "memorisation ratio", "near"]
+    return [
+        *table(["FD-EffLite0", *(f"T = {T}" for T in steps)], short),
+        "",
+        "All figures. Memorisation: mean distance to the nearest training face over that of held-out faces, 1 for new "
+        "images; near: the share of samples nearer to a training face than all but 1 % of the held-out ones are.",
+        "",
+        *table(head, full),
+    ]
+
+
+def figures_of(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of sets of one kind: mean and deviation, or the one set's figures."""
+    ratios = [figures["memorisation"]["ratio"] for figures in sets]
+    near = float(np.mean([figures["memorisation"]["near"] for figures in sets]))
+    shares = [f"{np.mean([figures[name] for figures in sets]):.3f}" for name in ("precision", "recall")]
+    if len(sets) > 1:
+        return [shown(sets), spread([f["kid"] for f in sets], ".4f"), *shares, spread(ratios, ".3f"), f"{near:.1%}"]
+    ends = sets[0]["memorisation"]["interval"]
+    return [shown(sets), f"{sets[0]['kid']:.4f}", *shares, within(ratios[0], ends, ".3f"), f"{near:.1%}"]
+
+
+def verdicts(rows: Mapping[str, Row], found: Sets) -> list[str]:
+    """Whether ours is below the baseline at every T, and as good in the fewest steps as the baseline in the most."""
+
+    def mean(name: str, steps: int) -> float:
+        return float(np.mean([figures["frechet"] for figures in found[name][steps]]))
+
+    if BASELINE not in found:
+        return []
+    few, *_, many = found[BASELINE]
+    lines = []
+    for name in found:
+        if name in {BASELINE, "autoencoding", "autoencoding-unipc", "twin-unipc"}:
+            continue
+        rival = BASELINE if rows[name].solver == "ddim" or "twin-unipc" not in found else "twin-unipc"
+        above = [T for T in found[name] if mean(name, T) >= mean(rival, T)]
+        where = "at every T" if not above else f"but at T = {', '.join(map(str, above))}"
+        lines.append(f"- {rows[name].says}: FD below that of {rows[rival].says} {where}; {few} steps of it have "
+                     f"{mean(name, few):.1f}, {many} of {rows[BASELINE].says} {mean(BASELINE, many):.1f}.")  # fmt: skip
+    return lines
+
+
+def draw(study: Study, rows: Mapping[str, Row], steps: int) -> Image.Image:
+    """The first samples of every row."""
+    pictures = [to_uint8(torch.cat(list(study.samples(row, steps, 0, PICTURED)))) for row in rows.values()]
+    return grid(*pictures, captions=[row.says for row in rows.values()], scale=max(1, 64 // pictures[0].shape[-1]))
+
+
+def main() -> None:
+    parser = parser_of(NAME, __doc__, number=1000, what="samples of a set")
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="not all of twin, latent, mixture, autoencoding, ..")
+    given = extent_of(parser)
+    faces, all_sets = Faces(given), QUICK_SETS if given.quick else SETS
+    latent, gaussians = latent_ddim(faces, latent_preset(), quick=given.quick), mixture(faces)
+    rows = rows_of(faces, latent, gaussians)
+    if unknown := set(given.rows or ()) - set(rows):
+        parser.error(f"there is no row {min(unknown)!r}; choose among {', '.join(rows)}")
+    rows = {name: row for name, row in rows.items() if name in (given.rows or rows)}
+    study = Study(faces, given.number)
+    stamp = faces.stamp(faces.autoencoder, faces.twin, latent, gaussians, number=given.number)
+    cells = fill(given.out / "cells" / stamp, cells_of(study, rows, all_sets))
+    found = {
+        name: {T: [cells[f"{name}-{T}-{seed}"] for seed in range(sets)] for T, sets in all_sets.items()}
+        for name in rows
+    }
+    save_png(draw(study, rows, min(all_sets)), given.out / "samples.png")
+    lines = [
+        "# Unconditional samples",
+        f"FD-EffLite0 of {given.number:,} samples to {cells[REAL]['n_reference']:,} training faces: mean and standard "
+        "deviation of several sets, or one set with its 95 % bootstrap interval.",
+        "",
+        *verdicts(rows, found),
+        "",
+        *lines_of(rows, found, cells[REAL]),
+        *(["", f"Note: {cells[REAL]['note']}."] if cells[REAL]["note"] else []),
+        "",
+        f"![The first samples of every row, {min(all_sets)} steps](samples.png)",
+    ]
+    publish(given.out, NAME, lines, cells, quick=given.quick)
+
+
+if __name__ == "__main__":
+    main()
