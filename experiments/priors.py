@@ -19,9 +19,9 @@ ITERATIONS = (SMALL.recommended_images or 0) // SMALL.training.batch_size
 QUICK_ITERATIONS = 20
 
 
-def latent_preset(layers: int | None = None, error: ErrorKind = "l1") -> Preset:
-    """That of the latent DDIM with so many layers (as published without) and error."""
-    net = SMALL.model.net if layers is None else replace(SMALL.model.net, layers=layers)
+def latent_preset(layers: int, error: ErrorKind) -> Preset:
+    """`small` with so many layers and this error."""
+    net = replace(SMALL.model.net, layers=layers)
     return replace(
         SMALL, model=replace(SMALL.model, net=net), objective=replace(SMALL.objective, error=error)
     )  # fmt: skip

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments.priors import latent_ddim, latent_preset, mixture
+from experiments.priors import SMALL, latent_ddim, mixture
 from experiments.samples import SETS, judged_set, reference_of, shown
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
 from jaxtyping import Float
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="not all of twin, latent, mixture, autoencoding, ..")
     given = extent_of(parser)
     faces, all_sets = Faces(given), QUICK_SETS if given.quick else SETS
-    latent, gaussians = latent_ddim(faces, latent_preset(), quick=given.quick), mixture(faces)
+    latent, gaussians = latent_ddim(faces, SMALL, quick=given.quick), mixture(faces)
     rows = rows_of(faces, latent, gaussians)
     if unknown := set(given.rows or ()) - set(rows):
         parser.error(f"there is no row {min(unknown)!r}; choose among {', '.join(rows)}")

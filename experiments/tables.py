@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +119,7 @@ class Cell:
 def fill(folder: Path, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     """The figures of all cells, found in `folder` or made and kept there; prints how long those will take."""
     missing = {name: cell for name, cell in cells.items() if not (folder / f"{name}.json").exists()}
-    ahead, done, begun = sum(cell.evaluations for cell in missing.values()), 0, time.perf_counter()
+    ahead, done, seconds = sum(cell.evaluations for cell in missing.values()), 0, 0.0
     print(
         f"{len(cells)} cells, {len(cells) - len(missing)} of them are there; {ahead:,} evaluations of a network for "
         "one image to go",
@@ -130,9 +129,9 @@ def fill(folder: Path, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
     for name, cell in cells.items():
         found[name] = kept(folder / f"{name}.json", cell.work)
         if name in missing and cell.evaluations:
-            done += cell.evaluations
-            rate = done / (time.perf_counter() - begun)
-            print(f"  {rate:,.0f} evaluations/s, {clock((ahead - done) / rate)} (h:mm:ss) to go", flush=True)
+            done, seconds = done + cell.evaluations, seconds + max(found[name]["seconds"], 0.1)
+            rate = done / seconds
+            print(f"  {rate:,.1f} evaluations/s, {clock((ahead - done) / rate)} (h:mm:ss) to go", flush=True)
     return found
 
 
