@@ -1,10 +1,11 @@
 """What the tables' models promise before they are trained: equal terms for twins, a folder for every recipe."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from experiments.models import finished, recipes
+from experiments.models import Z_DIMS, ablations, finished, recipes, shared_run
 
 from zsem.training.families import FAMILIES
 from zsem.values.errors import ZsemError
@@ -40,3 +41,24 @@ def test_what_is_not_trained_is_asked_for(tmp_path, monkeypatch):
         ZsemError, match=r"avatars-64 is not trained yet: `python -m experiments\.models train avatars-64`"
     ):
         finished("avatars-64")
+
+
+def test_a_model_that_comes_with_zsem_serves_where_none_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.models.packaged_models", lambda: ["avatars-64"])
+    assert shared_run("avatars-64") == "avatars-64"
+    with pytest.raises(ZsemError, match=r"avatars-64-vae is not trained yet"):
+        shared_run("avatars-64-vae")
+    recipe = recipes()["avatars-64"]
+    run = recipe.run("avatars-64")
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"history": {"iterations": recipe.iterations}}))
+    assert shared_run("avatars-64") == str(run)
+
+
+def test_models_of_table_2_differ_in_the_length_of_z_alone():
+    models = [ablations()[f"avatars-64-z{dims}"] for dims in Z_DIMS]
+    assert [recipe.preset.model.z_dim for recipe in models] == [32, 64, 128, 256]
+    equal = {replace(recipe.preset, model=replace(recipe.preset.model, z_dim=1)) for recipe in models}
+    assert len(equal) == 1 and len({(recipe.data, recipe.images) for recipe in models}) == 1
+    assert not set(ablations()) & set(recipes())
