@@ -106,6 +106,7 @@ class LatentMixture(Prior):
     def proposals(
         self, where: LogP | None, method: Method, scale: float | int, truncation: float | int, walking: Walking
     ) -> Propose:
+        """Codes of the tilted mixture, or rejection as in the base."""
         if method != "tilt" or not isinstance(where, Logistic):
             return super().proposals(where, method, scale, truncation, walking)
         return self._tilted(where, truncation)

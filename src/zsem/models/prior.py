@@ -172,6 +172,7 @@ class LatentDiffusion(Prior):
     def proposals(
         self, where: LogP | None, method: Method, scale: float | int, truncation: float | int, walking: Walking
     ) -> Propose:
+        """Rejection as in the base; under guidance everything that is drawn is accepted."""
         if where is None or method != "guidance":
             return super().proposals(where, method, scale, truncation, walking)
 
