@@ -149,8 +149,8 @@ def table(figures: Sequence[Figure]) -> list[dict[str, str]]:
 
 
 def counted(figures: Sequence[Figure]) -> str:
-    """The n of a row, or of each of its figures where they differ."""
+    """The n of a row, or of each of its figures in turn where they differ."""
     numbers = list(dict.fromkeys(figure.n for figure in figures))
     if len(numbers) == 1:
         return f"{numbers[0]:,}"
-    return ", ".join(f"{figure.n:,} ({figure.name})" for figure in figures)
+    return " / ".join(f"{figure.n:,}" for figure in figures)
