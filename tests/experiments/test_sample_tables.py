@@ -69,6 +69,9 @@ def test_table_4_judges_samples_of_all_rows_and_goes_on(command, runs, faces, tm
     monkeypatch.setattr("experiments.priors.api.fit_prior", None)
     command("table4", *words)
     assert json.loads((out / "table4.json").read_text()) == figures
+    command("table4", *words, "--steps", 3)
+    assert json.loads((out / "table4.json").read_text())["twin-3-0"] == figures["twin-3-0"]
+    assert "T = 2" not in (out / "table4.md").read_text()
 
 
 def test_rows_that_do_not_exist(command, tmp_path, monkeypatch, capsys):
