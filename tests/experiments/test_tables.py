@@ -216,3 +216,11 @@ def test_auroc_is_weighted_by_positives(command, runs, faces, tmp_path, monkeypa
     assert rows[-1][0] == "weighted mean" and rows[-1][5] == f"{expected:.3f}"
     logits = judge.logits(faces.held_out())[:, judge.config.attributes.index("hat")]
     assert figures["attributes"]["hat"]["cnn"]["score"] == pytest.approx(roc_auc_score(held_out["hat"], logits))
+
+
+def test_auroc_quick_trains_a_judge_of_its_own(command, monkeypatch):
+    monkeypatch.setattr("experiments.auroc.RESAMPLES", 20)
+    monkeypatch.setattr("experiments.auroc.QUICK_ITERATIONS", 2)
+    out = command("auroc", "--quick")
+    assert "These are no figures" in (out / "auroc.md").read_text()
+    assert json.loads((out / "judge" / "config.json").read_text())["history"]["iterations"] == 2
