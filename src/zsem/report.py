@@ -81,8 +81,8 @@ img { max-width: 100%; height: auto; image-rendering: pixelated; }
 <tr{% if loop.index0 in section.best %} class="best"{% endif %}>{% for name, value in row.items() %}
 {% if section.cards %}
 {% set first, more = value.partition("\n")[::2] %}
-<td data-name="{{ name }}"{% if not value %} class="empty"{% endif %}>
-<span>{{ first }}{% if more %}<small>{{ more }}</small>{% endif %}</span></td>
+<td data-name="{{ name }}"{% if not value %} class="empty"{% endif %}><span>{{ first }}
+{%- if more %}<small>{{ more }}</small>{% endif %}</span></td>
 {%- else %}<td>{{ value }}</td>{% endif %}
 {%- endfor %}</tr>
 {% endfor %}

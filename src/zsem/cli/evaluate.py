@@ -59,7 +59,7 @@ class Evaluate(Command):
         out.mkdir(parents=True, exist_ok=True)
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())
         page = write_evaluation(out / "report.html", study, evaluated, self._command())
-        return Report(figures=figures, rows=rows(evaluated), notes=[f"{page} shows all of it"])
+        return Report(figures=figures, notes=[*lines(evaluated), f"{page} shows all of it"])
 
     def _study(self) -> Study:
         from zsem import api
@@ -97,12 +97,8 @@ def prior_of(run: str) -> Prior | None:
     return load_prior(run)
 
 
-def rows(evaluated: Evaluated) -> list[dict[str, str]]:
-    """The first sentence of every section."""
-    said = [
-        {"section": name, "": finding.verdict[0].grade if finding.verdict[0].grade != "none" else "",
-         "verdict": finding.verdict[0].text}
-        for name, finding in evaluated.findings.items()
-        if finding.verdict
-    ]  # fmt: skip
-    return said + [{"section": name, "": "left out", "verdict": why} for name, why in evaluated.left_out.items()]
+def lines(evaluated: Evaluated) -> list[str]:
+    """The first sentence of every section, with its grade."""
+    first = {name: finding.verdict[0] for name, finding in evaluated.findings.items() if finding.verdict}
+    said = [f"{name}: {sentence.grade.replace('none', '-')}. {sentence.text}" for name, sentence in first.items()]
+    return said + [f"{name}: left out. {why}" for name, why in evaluated.left_out.items()]

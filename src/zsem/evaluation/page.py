@@ -16,8 +16,8 @@ from zsem.models.diffusion import DiffusionModel
 from zsem.report import Picture, Point, Section, write_page
 
 TERMS = {
-    "95 % interval": "If the same were measured on other images of the same kind, the figure would lie there in 95 of "
-    "100 cases. Small n, wide interval. It stands in small print below each figure.",
+    "95 % interval": "How far a figure may be off because it comes from these images and not from others of the same "
+    "kind: of a hundred such intervals about 95 hold the true value. Small n, wide interval.",
     "n": "How many images, pairs or edits a figure was measured on.",
     "held-out images": "Images that the training never saw. All figures are about them.",
     "semantic code (z, z_sem)": "A short list of numbers that the encoder makes of an image: what it shows.",
