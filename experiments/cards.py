@@ -37,7 +37,7 @@ tags: [diffusion, autoencoder, zsem]
 
 # {name}
 
-{says}. Load it with `zsem.load("{name}")`; it comes with the package, and nothing is downloaded.
+{says}. `zsem.load("{name}")` loads it, and nothing is downloaded.
 
 | | |
 |---|---|
