@@ -229,7 +229,7 @@ def test_models_that_are_no_diffusion_models(runs, zsem, tmp_path):
         found = from_uint8(pixels(tmp_path / "a" / "images" / f"{i:06d}.png").to(torch.uint8))
         assert (found - wanted).abs().max() < 0.01
     for flags, named in (
-        (("--steps", 3), "--steps is for diffusion models alone"),
+        (("--steps", 3), "--steps is for diffusion models and autoencoders alone"),
         (("--guidance-scale", 2), "--guidance-scale is for diffusion models alone"),
         (("--classes", "cat"), "--classes is for diffusion models alone"),
         (("--progressive",), "--progressive is for diffusion models alone"),
@@ -274,7 +274,7 @@ def test_what_cannot_be_is_one_sentence_and_nothing_is_written(runs, zsem, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_an_autoencoder_is_no_sampler(zsem, tmp_path):
+def test_an_autoencoder_without_a_prior_is_no_sampler(zsem, tmp_path):
     encoder = SemanticEncoder.Config(channels=16, channel_mult=(1, 2), attention_resolutions=())
     run = saved(
         DiffusionAutoencoder,
@@ -283,7 +283,7 @@ def test_an_autoencoder_is_no_sampler(zsem, tmp_path):
     )
     code, _, said = zsem("sample", run, "--out", tmp_path / "out")
     assert code == 2
-    assert "kind 'autoencoder'" in said
+    assert f"fit one with `zsem prior {run} DATA`" in said
 
 
 def test_images_in_the_depth_of_the_model(zsem, tmp_path):
