@@ -42,8 +42,9 @@ def test_the_published_rule_takes_the_first_timestep_that_reaches_its_threshold(
         wanted = next(t for t in range(1, 1000) if 0.0011 * t >= 0.33 * similarity)
         with_boost = phases(curves, similarity=similarity, t_boost=0)
         assert with_boost == Phases(t_edit=wanted, t_boost=0, rule="published")
+    assert phases(curves).t_boost == phases(curves).t_edit == 300  # the curve of x_t says 600
     with pytest.raises(ZsemError, match="boosting must begin"):
-        phases(curves)
+        phases(curves, t_boost=301)
     assert phases(published(x_t=tuple(0.0075 * t for t in range(1000)))).t_boost == 160
     with pytest.raises(ZsemError, match="is missing: name a checkout"):
         read_published(tmp_path, "church")

@@ -111,10 +111,12 @@ def phases(
 
     t_edit is the first timestep at which the distance to x0 reaches 0.33 `similarity`, t_boost the first at which that
     to x_t reaches 1.2 (published, for LPIPS-Alex at 256 px alone); with other curves 29 % `similarity` and 85 % of
-    their last values. Between levels they are interpolated, and the next whole timestep is taken.
+    their last values. Between levels they are interpolated, and the next whole timestep is taken. Where the curve has
+    t_boost above t_edit, as with models that are told z and soon know the image, it is t_edit.
     similarity: cosine of the embeddings of source and target, 1 - d(E_T(source), E_T(target)); the less alike they
         are, the longer the interval. 0.9 is CLIP's of "face" and "smiling face".
-    Raises ZsemError where something is neither given nor known, t_boost lies above t_edit, or the similarity is none.
+    Raises ZsemError where something is neither given nor known, a given t_boost lies above t_edit, or the similarity is
+        none.
     """
     given = t_edit is not None and t_boost is not None
     if curves is None and not given:
@@ -124,7 +126,8 @@ def phases(
     if curves is not None:
         edit, boost = (EDIT, BOOST) if curves.published else (EDIT_SHARE * curves.x0[-1], BOOST_SHARE * curves.x_t[-1])
         t_edit = first_reaching(curves.timesteps, curves.x0, edit * similarity) if t_edit is None else t_edit
-        t_boost = first_reaching(curves.timesteps, curves.x_t, boost) if t_boost is None else t_boost
+        if t_boost is None:
+            t_boost = min(t_edit, first_reaching(curves.timesteps, curves.x_t, boost))
     assert t_edit is not None and t_boost is not None
     if not 0 <= t_boost <= t_edit:
         raise ZsemError(f"boosting must begin where the edit has ended: t_boost {t_boost:g} <= t_edit {t_edit:g}")
