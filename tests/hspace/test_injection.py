@@ -63,7 +63,7 @@ def test_content_is_injected_on_the_way_to_the_image(model, model_noise):
     mixed = inject(model, codes, reference, gamma=0.6, gain=3, interval=(300, 999))
     assert (mixed - plain).abs().mean() > 1e-3
     alone = inject(model, codes, reference, gamma=0.6, gain=3, interval=(300, 999), batch_size=1)
-    torch.testing.assert_close(mixed, alone, atol=1e-4, rtol=0)
+    torch.testing.assert_close(mixed, alone, atol=1e-3 * float((mixed - plain).abs().max()), rtol=0)
     own, _ = collect(model, images[:2], steps=5)  # an image's own content changes nothing but by rounding
     torch.testing.assert_close(inject(model, codes, own, gamma=0.6), plain, atol=1e-4, rtol=0)
 

@@ -49,11 +49,10 @@ def whole(model, codes, setting, mask=None):
     return torch.cat(rows).double() / len(codes) ** 0.5
 
 
-@pytest.mark.parametrize("setting", ["eps_of_h", "h_of_x", "x0_of_x"])
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(("setting", "number"), [("eps_of_h", 3), ("h_of_x", 1), ("x0_of_x", 1)])
 def test_directions_are_the_singular_vectors_of_the_whole_jacobian(tiny, tiny_codes, setting, number):
     codes = tiny_codes[:number]
-    found, triplets = directions(tiny, codes, 2, setting, tolerance=1e-5, iterations=300)
+    found, triplets = directions(tiny, codes, 2, setting, tolerance=1e-4)
     _, sigma, rows = torch.linalg.svd(whole(tiny, codes, setting), full_matrices=False)
     torch.testing.assert_close(triplets.sigma, sigma[:2], atol=0, rtol=1e-4)
     for one, row in zip(found, rows, strict=False):
@@ -67,14 +66,14 @@ def test_local_directions_change_what_is_in_the_mask_most_and_the_rest_least(tin
     mask = torch.zeros(4, 4)
     mask[:2, :2] = 1
     inside, outside = (whole(tiny, codes, "x0_of_x", part) for part in (mask, 1 - mask))
-    found, triplets = directions(tiny, codes, 1, "x0_of_x", mask=mask, rest=3, tolerance=1e-5, iterations=300)
+    found, triplets = directions(tiny, codes, 1, "x0_of_x", mask=mask, rest=3, tolerance=1e-4)
     rest = torch.linalg.svd(outside, full_matrices=False)[2][:3]
     v = found[0].vector.flatten().double()
     assert (rest @ v).abs().max() < 1e-3
     wanted = torch.linalg.svd(inside - (inside @ rest.T) @ rest)
     assert abs(float(v @ wanted[2][0])) > 0.999
     assert float(triplets.sigma[0]) == pytest.approx(float(wanted[1][0]), rel=1e-3)
-    plain = directions(tiny, codes, 1, "x0_of_x", mask=mask, rest=0, tolerance=1e-5, iterations=300)[0][0]
+    plain = directions(tiny, codes, 1, "x0_of_x", mask=mask, rest=0, tolerance=1e-4)[0][0]
     plain_v = plain.vector.flatten().double()
     assert (outside @ v).norm() < (outside @ plain_v).norm()
 
@@ -85,7 +84,7 @@ def test_images_come_back_from_a_noise_level_and_directions_move_them(model, ima
     torch.testing.assert_close(model.decode(codes), images, atol=1e-5, rtol=0)
     alpha, sigma = model.schedule.level(torch.tensor(600.0))
     assert not torch.allclose(codes.noise.x_T, (alpha * images).float())
-    found, _ = directions(model, codes[:1], 2, "h_of_x", iterations=3)
+    found, _ = directions(model, codes[:1], 2, "h_of_x", iterations=1)
     same = moved(codes, [(0, found[0])])
     assert torch.equal(model.decode(same), model.decode(codes))
     twice = moved(codes, [(5, found[0]), (-2, found[1])])
@@ -98,8 +97,9 @@ def test_images_come_back_from_a_noise_level_and_directions_move_them(model, ima
 
 def test_an_autoencoder_keeps_its_z(small_model, images):
     codes = to_level(small_model, images[:1], 400, steps=4)
-    found, triplets = directions(small_model, codes, 1, "eps_of_h", iterations=4)
-    assert tuple(found[0].vector.shape[1:]) == small_model.bottleneck_shape and triplets.residual < 1
+    found, triplets = directions(small_model, codes, 1, "eps_of_h", iterations=1)
+    assert tuple(found[0].vector.shape[1:]) == small_model.bottleneck_shape
+    assert float(triplets.sigma[0]) > 0 and triplets.products == 6
     assert torch.equal(small_model.encode(images[:1], noise=False).z, codes.z)
 
 
@@ -125,7 +125,7 @@ def test_mistakes(model, images, random_direction):
 
 def test_sigma_is_how_far_a_small_step_changes_the_prediction(model, images):
     codes = to_level(model, images[:2], 600, steps=4)
-    (first,), triplets = directions(model, codes, 1, "eps_of_h", tolerance=1e-4, iterations=100)
+    (first,), triplets = directions(model, codes, 1, "eps_of_h", tolerance=1e-3)
     x_t, t = codes.noise.x_T, torch.full((2,), 600.0)
     with evaluation(model):
         h, context = model.unet.down(x_t, t, Condition())

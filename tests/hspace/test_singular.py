@@ -29,15 +29,15 @@ def check(found, matrix, number, tolerance=1e-6):
 
 @pytest.mark.parametrize("number", [1, 3, 15])
 def test_triplets_are_those_of_the_matrix(linear, number):
-    found = top_triplets(linear, number, tolerance=1e-10, iterations=500)
+    found = top_triplets(linear, number, tolerance=1e-10)
     assert found.residual <= 1e-10
     check(found, FLAT, number)
 
 
 def test_the_tolerance_ends_the_iteration_and_the_residual_tells_how_well(linear):
-    rough, fine = (top_triplets(linear, 2, tolerance=tolerance, iterations=500) for tolerance in (1e-2, 1e-8))
+    rough, fine = (top_triplets(linear, 2, tolerance=tolerance) for tolerance in (0.1, 1e-8))
     assert rough.products < fine.products
-    assert fine.residual <= 1e-8 < rough.residual <= 1e-2
+    assert fine.residual <= 1e-8 < rough.residual <= 0.1
     cut = top_triplets(linear, 2, tolerance=1e-12, iterations=1)
     v = cut.right.flatten(1).T
     image = FLAT @ v
@@ -46,13 +46,13 @@ def test_the_tolerance_ends_the_iteration_and_the_residual_tells_how_well(linear
 
 
 def test_the_start_is_named_by_the_seed(linear):
-    a, b, c = (top_triplets(linear, 2, iterations=2, seed=seed).right for seed in (1, 1, 2))
+    a, b, c = (top_triplets(linear, 2, iterations=1, seed=seed).right for seed in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_the_rest_is_left_out(linear):
     rest = torch.linalg.svd(FLAT, full_matrices=False)[2][:2].view(2, 3, 2, 4)
-    found = top_triplets(within_null_space(linear, rest), 2, tolerance=1e-10, iterations=500)
+    found = top_triplets(within_null_space(linear, rest), 2, tolerance=1e-10)
     flat = rest.flatten(1)
     assert (found.right.flatten(1) @ flat.T).abs().max() < 1e-9
     check(found, FLAT - (FLAT @ flat.T) @ flat, 2)
@@ -79,4 +79,4 @@ def test_a_jacobian_is_that_of_autograd_through_attention_too():
         unit = torch.eye(24, dtype=torch.float64)[i]
         torch.testing.assert_close(linear.push(unit.view(4, 6)).flatten(), matrix[:, i])
         torch.testing.assert_close(linear.pull(unit.view(1, 6, 4)).flatten(), matrix[i])
-    check(top_triplets(linear, 2, tolerance=1e-9, iterations=300), matrix, 2)
+    check(top_triplets(linear, 2, tolerance=1e-9), matrix, 2)
