@@ -85,9 +85,7 @@ def test_every_image_is_brought_to_the_same_distance(sides, pooled):
             Collected(h=part.h.mean(axis=(3, 4), keepdims=True), timesteps=LEVELS, model="abc")
             for part in (train, test)
         )
-    readings = read_attributes(
-        train, {"smile": labels["smile"]}, test, {"smile": test_labels["smile"]}, resamples=20
-    )
+    readings = read_attributes(train, {"smile": labels["smile"]}, test, {"smile": test_labels["smile"]}, resamples=20)
     found = boundary(train, readings["smile"][1], "smile")
     h = torch.from_numpy(sides[1][0].at(400))
     moved = h + Reach(found, -1.5)(h, torch.full((len(h),), 400.0))
@@ -115,7 +113,7 @@ def test_a_distance_is_reached_while_a_denoiser_answers(model, model_noise, rand
 
     denoise = replace(model.denoiser, network=Spy())
     x_t, t = model_noise.double(), torch.full((4,), 500.0, dtype=torch.float64)
-    edited = bind(Edited(denoise, Reach(direction, 3.0), interval=(500, 500)), Condition())
+    edited = bind(Edited(denoise, Reach(direction, 3.0)), Condition())
     edited(x_t, t)
     torch.testing.assert_close(direction.logit(seen[-1]), torch.full((4,), 3.0), atol=1e-3, rtol=0)
     edited(x_t, t - 1)

@@ -32,8 +32,8 @@ def test_joint_components_are_those_of_all_timesteps_side_by_side(collected):
     assert [one.name for one in found] == ["pca_0", "pca_1", "pca_2", "pca_3"]
     for one, size, row in zip(found, sizes, rows, strict=False):
         flat = one.vector.flatten().numpy()
-        row = row * np.sign(row[np.abs(row).argmax()])
-        np.testing.assert_allclose(flat, size * row, atol=1e-5)
+        sign = np.sign(row[np.abs(row).argmax()])
+        np.testing.assert_allclose(flat, sign * size * row, atol=1e-5)
         assert one.timesteps == LEVELS and one.space == "h" and one.unit == "standard deviation"
 
 

@@ -82,7 +82,7 @@ def test_images_come_back_from_a_noise_level_and_directions_move_them(model, ima
     codes = to_level(model, images, 600, steps=6)
     assert codes.timesteps[0] == 600 and codes.steps == 6
     torch.testing.assert_close(model.decode(codes), images, atol=1e-5, rtol=0)
-    alpha, sigma = model.schedule.level(torch.tensor(600.0))
+    alpha, _ = model.schedule.level(torch.tensor(600.0))
     assert not torch.allclose(codes.noise.x_T, (alpha * images).float())
     found, _ = directions(model, codes[:1], 2, "h_of_x", iterations=1)
     same = moved(codes, [(0, found[0])])

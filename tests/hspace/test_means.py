@@ -24,7 +24,7 @@ def planted():
 
 
 def test_the_mean_difference_is_the_planted_step_at_every_timestep(planted):
-    collected, labels, steps = planted
+    collected, _, steps = planted
     rng = generator(3, 2)
     alone = (rng.random(len(collected)) < 0.5).astype(np.float64)
     h = collected.h + alone[:, None, None, None, None] * steps[0] * 2
@@ -51,7 +51,7 @@ def test_images_without_a_label_are_left_out(planted):
 
 
 def test_what_another_attribute_changes_is_projected_out_over_all_timesteps_together(planted):
-    collected, labels, steps = planted
+    collected, labels, _ = planted
     smile, hat = (mean_difference(collected, labels[name], name) for name in ("smile", "hat"))
     kept = smile.without(hat)
     size = smile.vector.norm() * hat.vector.norm()

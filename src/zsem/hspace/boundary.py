@@ -104,15 +104,17 @@ class Reach:
     """A `Shift` that brings every h to a given signed distance from a boundary: h + (d - <h, n>) n (2302.08357, eq. 9).
 
     direction: of `boundary`. logit: the signed distance in its unit: 0 = on the boundary, +2 = 88 % sure.
-    It is meant for the direction's own timestep (an interval of that one); at others its classifier means nothing.
+    It acts at the direction's own timestep, which must be a level of the walk; at others its classifier means nothing.
     """
 
     direction: Direction
     logit: float | int
 
     def __call__(self, h: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """What is missing. Raises ValueError where the direction comes from no classifier."""
-        vector = self.direction.at(t).to(h)
+        """What is missing. Raises ValueError where the direction comes from no classifier, or not of one timestep."""
+        (timestep,) = self.direction.timesteps
+        acts = (t == timestep)[:, None, None, None].to(h)
+        vector = acts * self.direction.at(t).to(h)
         whole = vector.shape[2:] == h.shape[2:]
         there = self.direction.logit((h if whole else h.mean(dim=(2, 3), keepdim=True)).to(self.direction.vector))
         return ((self.logit - there.to(h))[:, None, None, None] * vector).expand_as(h)

@@ -64,6 +64,7 @@ def asymmetric(
     spacing: Spacing = "uniform",
     classes: Classes = None,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Float[Tensor, "n c h w"]:
@@ -72,6 +73,7 @@ def asymmetric(
     It starts from x_T alone. With a shift of 0 and t_boost 0 it is DDIM; codes of the codec "ddim" decode to the same.
     steps: with levels forced at t_edit and t_boost; None = the levels of the codes.
     seed: of the noise below t_boost, a function of (seed, position, step), and of x_T where the codes have none.
+    first: position of the first image, so that many can be made in parts.
     Other arguments and errors as for `symmetric`; ZsemError also for codes without levels and no `steps`.
     """
     check_shift(model, shift)
@@ -88,12 +90,10 @@ def asymmetric(
     for rows in batches(len(codes), batch_size):
         part = codes[rows]
         cond = condition_of(model, part, of_rows(classes, rows))
-        noise = part.noise or model.fresh_noise(len(part), seed=seed, first=rows.start)
+        noise = part.noise or model.fresh_noise(len(part), seed=seed, first=first + rows.start)
 
         def fresh(step: int, rows: slice = rows) -> Tensor:
-            return draws.normal(
-                [(seed, position, step) for position in range(rows.start, rows.stop)], model.noise_shape
-            )
+            return draws.normal([(seed, first + row, step) for row in range(rows.start, rows.stop)], model.noise_shape)
 
         x_T = noise.x_T.to(model.device)
         with evaluation(model):

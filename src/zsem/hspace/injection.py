@@ -25,7 +25,7 @@ GAMMA = 0.3
 
 
 class Injection:
-    """A `Shift` that turns h towards that of reference images and keeps its length: Slerp(h, h_ref |h| / |h_ref|; gamma).
+    """A `Shift` that turns h towards a reference's and keeps its length: Slerp(h, h_ref |h| / |h_ref|; gamma).
 
     The length of h goes with that of the skip connections, on which the quality depends (section 3.2). It holds the
     reference of every image of one batch, so that `Edited` must be told alike=False.
@@ -68,7 +68,7 @@ class Injection:
         return change
 
 
-def turn(h: Float[Tensor, "b *d"], other: Float[Tensor, "b *d"], gamma: float | int) -> Float[Tensor, "b *d"]:
+def turn(h: Float[Tensor, "b *shape"], other: Float[Tensor, "b *shape"], gamma: float | int) -> Tensor:
     """h turned towards another one by the share gamma of the angle between them, as long as it was."""
     lengths = [x.flatten(1).double().norm(dim=1) for x in (h, other)]
     factor = (lengths[0] / lengths[1].clamp(min=torch.finfo(torch.float64).tiny)).view(-1, *(1,) * (h.ndim - 1))

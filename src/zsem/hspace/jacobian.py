@@ -1,8 +1,8 @@
 """Directions from Jacobians of the network: what changes images most at one noise level, without a label.
 
 Three settings of one engine (`hspace.singular`): d eps / d h (Haas et al., 2303.11073, section 4.4), directions in h;
-d h / d x_t (Park et al., 2307.12868, section 3.2), directions in x_t that change h most; and d x0 / d x_t within a mask,
-in the null space of the rest (LOCO Edit, 2409.02374, section 3.3), local directions in x_t.
+d h / d x_t (Park et al., 2307.12868, section 3.2), directions in x_t that change h most; and d x0 / d x_t within a
+mask, in the null space of the rest (LOCO Edit, 2409.02374, section 3.3), local directions in x_t.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zsem.hspace.collect import Editable
+from zsem.hspace.collect import Editable, condition_of
 from zsem.hspace.engine import halves
 from zsem.hspace.singular import (
     TOLERANCE,
@@ -96,7 +96,7 @@ def directions(
         raise ZsemError(f"a mask must be {list(model.image_shape[1:])}, not {list(mask.shape)}")
     rest = (REST if setting == "x0_of_x" and mask is not None else 0) if rest is None else rest
     sought: dict[str, Any] = {"tolerance": tolerance, "iterations": iterations, "seed": seed}
-    cond = _condition(model, codes, classes)
+    cond = condition_of(model, codes, classes)
     with evaluation(model):
         linear = _jacobian(model, codes, cond, setting, mask)
         if rest and mask is not None:
@@ -139,12 +139,6 @@ def moved(codes: Codes, terms: Sequence[tuple[float | int, Direction]]) -> Codes
         if amount != 0:
             x_t = x_t + amount * direction.vector.to(x_t)
     return replace(codes, noise=replace(noise, x_T=x_t))
-
-
-def _condition(model: Editable, codes: Codes, classes: Classes) -> Condition:
-    if isinstance(model, DiffusionAutoencoder):
-        return Condition(z=codes.z.to(model.device))
-    return model.condition(classes, len(codes))
 
 
 def _jacobian(

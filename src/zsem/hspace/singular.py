@@ -46,7 +46,7 @@ class Triplets:
     products: int
 
 
-def jacobian_of(f: Callable[[Tensor], Tensor], at: Float[Tensor, "..."]) -> LinearMap:
+def jacobian_of(f: Callable[[Tensor], Tensor], at: Tensor) -> LinearMap:
     """The Jacobian of f at a point, by reverse-mode (VJP) and forward-mode (JVP) differentiation.
 
     f must be made of operations that both modes know; attention falls back to the kernel that does.
@@ -72,9 +72,7 @@ def within_null_space(linear: LinearMap, rest: Float[Tensor, "r ..."]) -> Linear
         flat = v.to(rows).flatten()
         return (flat - rows.T @ (rows @ flat)).view(linear.shape)
 
-    return LinearMap(
-        shape=linear.shape, push=lambda v: linear.push(project(v)), pull=lambda u: project(linear.pull(u))
-    )
+    return LinearMap(shape=linear.shape, push=lambda v: linear.push(project(v)), pull=lambda u: project(linear.pull(u)))
 
 
 def top_triplets(

@@ -80,7 +80,7 @@ class DiffusionAutoencoder(ImageModel):
         codec: "exact" (O-BELM, reversible), "ddim" (DiffAE, eq. 8), "offsets" (DDIM with stored corrections), or
             "reference" (DDIM as the official code walks it, for the same numbers).
         steps: noise levels; the exact codec evaluates the network steps + 1 times here and steps times in decode.
-        grid: noise levels in place of `steps`, e.g. `model.grid(19, noisiest=600)`, whose codes have x_t at 600 for x_T.
+        grid: noise levels in place of `steps`, e.g. `model.grid(19, noisiest=600)`: codes with x_t at 600 for x_T.
         storage: type of the stochastic code: float32, or float16 for half the size and rounding below one grey level.
         steer: makes the denoiser that the noise is found with, as in `decode`.
         progress: called with (images done, images in all).

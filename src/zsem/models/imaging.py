@@ -129,7 +129,12 @@ class ImageModel(Model):
         return (self.noise_shape[2] - self.image_shape[2]) // 2, (self.noise_shape[1] - self.image_shape[1]) // 2
 
     def grid(
-        self, steps: int, codec: str = "exact", *, noisiest: float | int | None = None, forced: Sequence[float | int] = ()
+        self,
+        steps: int,
+        codec: str = "exact",
+        *,
+        noisiest: float | int | None = None,
+        forced: Sequence[float | int] = (),
     ) -> TimeGrid:
         """A codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image.
 
