@@ -143,7 +143,7 @@ def test_mean_differences_are_those_of_the_labelled_images(zsem, run, model, dat
 def test_what_another_attribute_changes_is_left_out(zsem, run, data, tmp_path):
     for name, more in (("all", []), ("kept", ["--keep", "blue"]), ("one", ["--average", "--pooled"])):
         code, _, err = zsem(
-            "directions", run, data, "--space", "h", "--method", "mean", *STEPS, "--limit", 12, *more,
+            "directions", run, data, "--space", "h", "--method", "mean", *STEPS, "--limit", 6, *more,
             "--out", tmp_path / name,
         )  # fmt: skip
         assert code == 0, err
@@ -203,11 +203,11 @@ def test_jacobians(zsem, run, few, space, masked, name, tmp_path):
     Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), 4)).save(tmp_path / "mask.png")
     code, out, err = zsem(
         "directions", run, few, "--space", space, "--method", "jacobian", "--timestep", 500, *STEPS, "--components", 1,
-        *(["--mask", tmp_path / "mask.png"] if masked else []), "--out", tmp_path / "out", "--json",
+        "--tolerance", 0.2, *(["--mask", tmp_path / "mask.png"] if masked else []), "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     assert code == 0, err
     figures = json.loads(out)
-    assert figures["residual"] < 1e-3 and figures["directions"][0]["sigma"] > 0
+    assert figures["residual"] <= 0.2 and figures["directions"][0]["sigma"] > 0
     (found,) = load_directions(tmp_path / "out" / f"{name}_0.safetensors")
     assert found.space == space and found.timesteps == (500.0,)
     options = ("--direction", f"{tmp_path / 'out' / found.name}.safetensors=30", *STEPS)
@@ -287,8 +287,8 @@ def test_measured_intervals_say_where_to_edit(zsem, model, few, files, tmp_path)
     run = model.save(tmp_path / "model")
     levels = (100.0, 400.0, 900.0)
     curves = Curves(
-        timesteps=levels, x0=(0.0, 0.29, 1.0), x_t=(0.0, 0.85, 1.0), x0_std=(0, 0, 0), x_t_std=(0, 0, 0),
-        distance="rms", image_size=16, images=2, model=model.stamp,
+        timesteps=levels, x0=(0.0, 0.29, 1.0), x_t=(0.0, 0.85, 1.0), distance="rms", image_size=16, images=2,
+        model=model.stamp,
     )  # fmt: skip
     curves.save(run / "hspace" / "intervals.json")
     options_ = options(files, ("smile", 2))
@@ -308,8 +308,8 @@ def test_autoencoders_and_models_of_classes(zsem, small_model, few, image_folder
     conditional = diffusion(num_classes=2, class_names=("b", "a"))
     for name, model, images in (("auto", small_model, few), ("classes", conditional, classes)):
         run = model.save(tmp_path / name)
-        code, _, err = zsem("directions", run, images, "--space", "h", "--method", "jacobian", "--timestep", 500, *STEPS,
-                            "--components", 1)  # fmt: skip
+        jacobian = ("--space", "h", "--method", "jacobian", "--timestep", 500, "--components", 1, "--tolerance", 1)
+        code, _, err = zsem("directions", run, images, *jacobian, *STEPS)
         assert code == 0, err
         file = run / "hspace" / "directions" / "eps_of_h_0.safetensors"
         for amount, same in ((0, True), (40, False)):
@@ -326,7 +326,7 @@ def test_autoencoders_and_models_of_classes(zsem, small_model, few, image_folder
     ("args", "sentence"),
     [
         (("directions", "RUN", "--space", "h"), "mean looks at h of images: name DATA after RUN, or let a --judge"),
-        (("directions", "RUN", "--space", "h", "--method", "sefa"), "sefa finds no directions in h: choose one of mean"),
+        (("directions", "RUN", "--space", "h", "--method", "sefa"), "sefa finds no directions in h"),
         (("directions", "RUN", "FEW", "--space", "x", "--method", "pca"), "choose one of jacobian"),
         (("directions", "RUN", "FEW", "--space", "h"), "has no labels"),
         (("directions", "RUN", "FEW", "--space", "h", "--mask", "m.png"), "--mask means nothing for mean in h"),

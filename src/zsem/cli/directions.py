@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zsem.values.direction import Direction
 
 ATTRIBUTE_METHODS = ("logistic", "mean", "constrained")
-HSPACE_ALONE = ("steps", "timestep", "mask", "pooled", "average", "separate", "judge", "ends", "seed")
+HSPACE_ALONE = ("steps", "timestep", "mask", "tolerance", "pooled", "average", "separate", "judge", "ends", "seed")
 LIMIT = 1000
 """Images to use at most, where nothing is said."""
 
@@ -68,6 +68,8 @@ class Directions(Command):
     """in h and x: of jacobian (by default six tenths of all), and of boundary (by default where it reads best)"""
     mask: Annotated[str | None, arg(metavar="FILE")] = None
     """of jacobian: picture of where images are to change (white)"""
+    tolerance: float = 1e-3
+    """of jacobian: the residual, as a share of the largest singular value, at which the search ends"""
     pooled: FlagCreatePairsOff[bool] = False
     """in h: directions that are the same at all places of the map"""
     average: FlagCreatePairsOff[bool] = False

@@ -145,7 +145,14 @@ def of_jacobians(command: Directions, model: Editable) -> Found:
     setting = "eps_of_h" if command.space == "h" else "h_of_x" if mask is None else "x0_of_x"
     say(f"singular vectors of {setting.replace('_', ' ')} at timestep {timestep}")
     found, triplets = directions(
-        model, codes, command.components, setting, classes=classes, mask=mask, seed=command.seed
+        model,
+        codes,
+        command.components,
+        setting,
+        classes=classes,
+        mask=mask,
+        tolerance=command.tolerance,
+        seed=command.seed,
     )
     note = f"{triplets.products} products with the Jacobian, residual {triplets.residual:.1e}"
     return Found(
@@ -165,7 +172,7 @@ OWN = {
     "mean": ("attribute", "keep", "annotations", "pooled", "average", "judge", "ends"),
     "pca": ("components", "pooled", "separate"),
     "boundary": ("attribute", "annotations", "pooled", "timestep"),
-    "jacobian": ("components", "timestep", "mask"),
+    "jacobian": ("components", "timestep", "mask", "tolerance"),
 }
 """Options that mean something for one of them."""
 

@@ -68,7 +68,7 @@ class Injection:
         return change
 
 
-def turn(h: Float[Tensor, "b *shape"], other: Float[Tensor, "b *shape"], gamma: float | int) -> Tensor:
+def turn(h: Float[Tensor, "b ..."], other: Float[Tensor, "b ..."], gamma: float | int) -> Float[Tensor, "b ..."]:
     """h turned towards another one by the share gamma of the angle between them, as long as it was."""
     lengths = [x.flatten(1).double().norm(dim=1) for x in (h, other)]
     factor = (lengths[0] / lengths[1].clamp(min=torch.finfo(torch.float64).tiny)).view(-1, *(1,) * (h.ndim - 1))
