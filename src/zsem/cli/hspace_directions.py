@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zsem.cli.attributes import say
+from zsem.cli.attributes import say, semantics_folder
 from zsem.cli.command import Report, finite, progress
 from zsem.cli.directions import LIMIT, changed, names_in, text
 from zsem.cli.images import classes_for, file_stems, open_editable, open_images
@@ -35,21 +35,21 @@ class Found:
     directions: with columns of the table, each by the same names. figures: more of them, JSON-able.
     """
 
-    directions: list[tuple[Direction, Mapping[str, float | None]]]
+    directions: Sequence[tuple[Direction, Mapping[str, float]]]
     figures: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def find(command: Directions) -> Report:
     """Find directions as the command says, and write their files."""
-    from zsem.models.base import find_model
     from zsem.values.direction import save_directions
     from zsem.values.files import write_whole
 
     method = command.method or ("mean" if command.space == "h" else "jacobian")
     _check(command, method)
+    home = semantics_folder(command.model, None).parent if command.out is None else None
+    out = Path(str(command.out)) if home is None else home / "hspace" / "directions"
     model = open_editable(command.model)
-    out = Path(command.out) if command.out else find_model(command.model) / "hspace" / "directions"
     found = METHODS[method](command, model)
     stems = file_stems([_file(d.name, method) for d, _ in found.directions], len(found.directions))
     for (direction, _), stem in zip(found.directions, stems, strict=True):

@@ -27,7 +27,10 @@ def pca(collected: Collected, number: int, *, joint: bool = True) -> list[Direct
     """
     check_number(number, len(collected) - 1)
     if joint:
-        weights = _principal(sum(_gram(_centred(collected, t)) for t in collected.timesteps), number)
+        total = np.zeros((len(collected), len(collected)))
+        for t in collected.timesteps:
+            total += _gram(_centred(collected, t))
+        weights = _principal(total, number)
         by_step = [weights] * len(collected.timesteps)
     else:
         by_step = _turned([_principal(_gram(_centred(collected, t)), number) for t in collected.timesteps])

@@ -52,7 +52,7 @@ def jacobian_of(f: Callable[[Tensor], Tensor], at: Tensor) -> LinearMap:
     f must be made of operations that both modes know; attention falls back to the kernel that does.
     """
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no forward mode, and on CPUs no second one to choose
-        _, backward = torch.func.vjp(f, at)
+        backward = torch.func.vjp(f, at)[1]
 
     def push(v: Tensor) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):
