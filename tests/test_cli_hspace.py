@@ -322,6 +322,26 @@ def test_autoencoders_and_models_of_classes(zsem, small_model, few, image_folder
     assert code == 2 and "called as the model's classes: b, a" in err
 
 
+def test_a_folder_of_diffusers(zsem, few, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = diffusers.UNet2DModel(
+            sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=None,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            freq_shift=1, flip_sin_to_cos=False, downsample_padding=0, norm_eps=1e-6,
+        )  # fmt: skip
+    network.save_pretrained(tmp_path / "theirs")
+    told = ("--space", "h", "--method", "pca", *STEPS, "--limit", 4, "--components", 1, "--out", tmp_path)
+    code, _, err = zsem("directions", tmp_path / "theirs", *told)
+    assert code == 0, err
+    for amount, same in ((0, True), (-50, False)):
+        entry = f"{tmp_path / 'pca_0.safetensors'}={amount}"
+        code, _, err = zsem("edit", tmp_path / "theirs", few, "--direction", entry, *STEPS, "--out", tmp_path / "o")
+        assert code == 0, err
+        assert np.array_equal(written(tmp_path / "o"), written(few)) is same
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [

@@ -172,7 +172,7 @@ class Edit(Command):
 
     def _check(self) -> None:
         if sum((self.set is not None, bool(self.direction), self.content is not None)) != 1:
-            raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE")
+            raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE, or --content FILE")
         if self.direction and (self.keep or self.semantics or self.exact or self.clamp):
             raise ZsemError("--keep, --semantics, --exact and --clamp go with --set: a direction is taken as it is")
         for option, value in (("rescale", self.rescale), ("keep-noise", self.keep_noise)):

@@ -49,7 +49,7 @@ def mean_difference(collected: Collected, labels: Labels, name: str) -> Directio
 def extremes(scores: Float[np.ndarray, " n"] | Float[Tensor, " n"], number: int) -> Float[np.ndarray, " n"]:
     """Labels for images that were judged: 1 for the `number` highest scores, 0 for as many lowest, NaN between.
 
-    Equal scores count as falling from image to image. Raises ZsemError for fewer than one, or more than there are.
+    Of equal scores the first counts as the highest. Raises ZsemError for fewer than one, or more than there are.
     """
     values = to_float64(scores)
     if not 1 <= number <= len(values) // 2:
