@@ -32,6 +32,7 @@ HOMES = {
     "judge": "judge",
     "vae": "vae",
     "gan": "gan",
+    "shift": "shift",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 
