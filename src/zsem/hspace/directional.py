@@ -6,7 +6,7 @@ U-Net (DiffusionCLIP, 2110.02711).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -69,6 +69,8 @@ class DirectionalObjective:
         """symmetric: how far to extrapolate from the plain to the edited prediction; 1 = not at all"""
         t_edit: float = 0.0
         """the last timestep that is edited"""
+        t_start: float | None = None
+        """the first timestep that is edited, DiffusionCLIP's t_0; None = the noisiest"""
         direction_weight: float = 1.0
         """of the directional loss"""
         reach_weight: float = 1.0
@@ -104,18 +106,24 @@ class DirectionalObjective:
         if config.source == "image" and (images is None or len(images) != len(codes)):
             raise ValueError("the source 'image' needs the original of every code")
         self.model, self.network, self.goal, self.config = frozen(model), network, goal, config
-        self._x_T, self._images = codes.noise.x_T, images
+        self._images = images
         told = Condition(z=codes.z if isinstance(model, DiffusionAutoencoder) else None)
         self._told = told if conditions is None else conditions
         self.grid = TimeGrid.from_levels(
             model.schedule, t=torch.tensor(codes.timesteps, dtype=torch.float64), clean=True
         )
-        self.nodes = [i for i in range(self.grid.steps) if float(self.grid.t[i]) >= config.t_edit]
+        levels = codes.timesteps
+        first = next((i for i, t in enumerate(levels) if config.t_start is None or t <= config.t_start), len(levels))
+        self.nodes = [i for i in range(first, len(levels)) if levels[i] >= config.t_edit]
         if not self.nodes:
             raise ZsemError(f"no noise level lies at or above t_edit = {config.t_edit:g}: lower it, or take more steps")
+        everything = torch.arange(len(codes)).split(batch_size)
+        self._start = codes.noise.x_T
+        if first > 0:
+            self._start = torch.cat([self._ahead(codes.noise.x_T[rows], rows, first).cpu() for rows in everything])
         self._kept: Sources | None = None
-        if 4 * len(codes) * len(self.nodes) * self._x_T[0].numel() <= KEPT_BYTES:
-            self._kept = self._all_sources(len(codes), batch_size, progress)
+        if 4 * len(codes) * len(self.nodes) * self._start[0].numel() <= KEPT_BYTES:
+            self._kept = self._all_sources(everything, progress)
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -126,13 +134,41 @@ class DirectionalObjective:
         network = networks[self.optimiser]
         rows = batch.images.flatten().long()
         cond, sources = self._condition(rows), self._sources(rows)
-        x = self._x_T[rows].to(self.model.device)
+        x = self._start[rows].to(self.model.device)
         for place, node in enumerate(self.nodes):
             t = self._t(node, x)
             plain, edited = self._predict(network, x, t, cond)
             losses = self._losses(edited.x0, Sources(sources.x0[:, place, None], sources.embedded[:, place, None]))
             yield Phase(loss=losses.mean(), optimiser=self.optimiser)
             x = self._next(node, edited.x0, edited.eps if plain is None else plain.eps).detach()
+
+    @torch.no_grad()
+    def ends(
+        self, network: nn.Module, rows: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """What the plain process and the edited one predict of some of the codes at the last edited timestep."""
+        cond = self._condition(rows)
+        x = x0 = self._start[rows].to(self.model.device)
+        for node in self.nodes:
+            plain, edited = self._predict(network, x, self._t(node, x), cond)
+            x0 = self.model.crop(edited.x0)
+            x = self._next(node, edited.x0, edited.eps if plain is None else plain.eps)
+        return self._sources(rows).x0[:, -1], x0
+
+    @torch.no_grad()
+    def figures(self, network: nn.Module, rows: Int[Tensor, " b"]) -> dict[str, float]:
+        """How far `network` brings some of the codes, by the last timestep that is edited; means over them.
+
+        "cosine": of the change of the embedding and the direction. "progress": how far it goes along it, as a share of
+            the reach, where that is known. "change": absolute, of the predicted x0.
+        """
+        plain, edited = self.ends(network, rows)
+        change, goal = self.goal.embedding(edited) - self._sources(rows).embedded[:, -1], self.goal
+        found = {
+            "cosine": float(1 - directional_loss(change, goal.direction.to(change), "linear").mean()),
+            "change": float((edited - plain).abs().mean()),
+        }
+        return found if goal.reach is None else {**found, "progress": float(goal.progress(change).mean()) / goal.reach}
 
     def _predict(
         self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition
@@ -157,19 +193,28 @@ class DirectionalObjective:
             return self._walked(rows)
         return Sources(self._kept.x0[rows].to(device), self._kept.embedded[rows].to(device))
 
-    def _all_sources(self, number: int, batch_size: int, progress: Progress | None) -> Sources:
+    def _all_sources(self, parts: Sequence[Int[Tensor, " _"]], progress: Progress | None) -> Sources:
         """Of all codes, on the CPU."""
         found = []
-        for rows in torch.arange(number).split(batch_size):
+        for rows in parts:
             found.append(self._walked(rows))
             if progress is not None:
-                progress(int(rows[-1]) + 1, number)
+                progress(int(rows[-1]) + 1, int(parts[-1][-1]) + 1)
         return Sources(torch.cat([one.x0.cpu() for one in found]), torch.cat([one.embedded.cpu() for one in found]))
+
+    @torch.no_grad()
+    def _ahead(self, x: Tensor, rows: Int[Tensor, " b"], node: int) -> Tensor:
+        """The plain process from x_T to a node."""
+        cond, x = self._condition(rows), x.to(self.model.device)
+        for passed in range(node):
+            prediction = self.model.denoiser(x, self._t(passed, x), cond)
+            x = self._next(passed, prediction.x0, prediction.eps)
+        return x
 
     @torch.no_grad()
     def _walked(self, rows: Int[Tensor, " b"]) -> Sources:
         """Of some of the codes, by walking the plain process."""
-        cond, x = self._condition(rows), self._x_T[rows].to(self.model.device)
+        cond, x = self._condition(rows), self._start[rows].to(self.model.device)
         found = []
         for node in self.nodes:
             prediction = self.model.denoiser(x, self._t(node, x), cond)

@@ -9,7 +9,7 @@ from torch import Tensor
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
 from zsem.diffusion.solvers import ddim, last
-from zsem.hspace.collect import Editable
+from zsem.hspace.collect import Editable, batches, of_rows
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import Progress, evaluation
@@ -56,12 +56,11 @@ def invert_as_published(
     t = published_levels(model.schedule, steps)
     grid = TimeGrid.from_levels(model.schedule, t=t)
     zs, noises = [], []
-    for start in range(0, len(inputs), batch_size):
-        rows = slice(start, min(start + batch_size, len(inputs)))
+    for rows in batches(len(inputs), batch_size):
         part = inputs[rows]
         with evaluation(model):
             x0 = model.pad(part.part(slice(None)).to(model.device))
-            cond = _condition(model, x0, classes if classes is None or isinstance(classes, int) else classes[rows])
+            cond = condition_of(model, x0, of_rows(classes, rows))
             noises.append(Noise(x_T=last(ddim(bind(model.denoiser, cond), x0, grid.reversed()))[0].float().cpu()))
             zs.append(torch.empty(len(x0), 0) if cond.z is None else cond.z.cpu())
         if progress is not None:
@@ -89,7 +88,7 @@ def usual_t_edit(model: Editable) -> int:
     return round(float(model.schedule.timestep_at(torch.tensor(u, dtype=torch.float64))))
 
 
-def _condition(model: Editable, x0: Tensor, classes: Classes) -> Condition:
+def condition_of(model: Editable, x0: Tensor, classes: Classes) -> Condition:
     """What the network is told of images as it sees them."""
     if isinstance(model, DiffusionAutoencoder):
         return Condition(z=model.encoder(x0))
