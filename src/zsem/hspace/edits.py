@@ -16,6 +16,7 @@ from zsem.hspace.engine import Edited
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import U_MAX, Progress, evaluation
+from zsem.models.shift import LearnedShift
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.direction import Direction, Shift
@@ -105,7 +106,9 @@ def asymmetric(
 
 
 def check_shift(model: Editable, shift: Shift) -> None:
-    """Raise ZsemError for a direction that is none in this model's h. Shifts of other kinds say nothing of theirs."""
+    """Raise ZsemError for a direction or a learned shift that is none in this model's h. Other shifts do not tell."""
+    if isinstance(shift, LearnedShift) and shift.model != model.stamp:
+        raise ZsemError(f"the learned shift {shift.name!r} belongs to model {shift.model}, this is {model.stamp}")
     if not isinstance(shift, Direction):
         return
     if shift.space != "h":

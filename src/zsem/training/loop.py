@@ -24,7 +24,7 @@ from zsem.training.course import rate_factor, time_goal
 from zsem.training.finite import not_finite
 from zsem.training.log import Log
 from zsem.training.machine import bf16_is_fast, keep_freed_memory
-from zsem.training.optimisers import OPTIMISERS, OptimiserName
+from zsem.training.optimisers import OptimiserName, make_optimiser
 from zsem.training.recompute import recompute_stages
 from zsem.training.replicas import Replicas, how_many
 from zsem.training.signals import StopRequest
@@ -127,8 +127,10 @@ class Loop:
         others = {width: copy.deepcopy(self.average) for width in config.ema_others if width != config.ema_width}
         self.averages = {config.ema_width: self.average, **others}
         networks = objective.networks
-        made = functools.partial(OPTIMISERS[config.optimiser], config)
-        self.optimisers = {name: made(network) for name, network in networks.items()}
+        self.optimisers = {
+            name: make_optimiser(network, config.optimiser, config.learning_rate, config.betas, config.weight_decay)
+            for name, network in networks.items()
+        }
         self.progress = self.restore()
         if config.checkpoint_stages:
             for network in networks.values():
