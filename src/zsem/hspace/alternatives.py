@@ -18,9 +18,9 @@ from torch import Tensor
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import ClassifierGuidance, Interval, Scalar, SemanticGuidance, Steered, idle, limited
 from zsem.diffusion.schedule import TimeGrid, level_like
-from zsem.diffusion.solvers import SOLVERS, last
+from zsem.diffusion.solvers import SOLVERS, Solver, last
 from zsem.hspace.collect import Editable, batches, of_rows
-from zsem.hspace.latents import condition_of, invert
+from zsem.hspace.latents import condition_for, invert
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import Classes
@@ -76,7 +76,7 @@ def sdedit(
     solver: of `SOLVERS`, with `steps` levels from t0 on. seed: of the noise, a function of (seed, position).
     Raises ZsemError for guides that do not fit, a t0 outside the schedule, or more steps than there are levels.
     """
-    guides = _guides(model, images, target)
+    guides, solve = _guides(model, images, target), _solver(solver)
     if not 0 <= t0 <= model.schedule.timesteps - 1:
         raise ZsemError(f"t0 must lie in 0..{model.schedule.timesteps - 1}, not {t0:g}")
     if t0 == 0:
@@ -87,7 +87,7 @@ def sdedit(
     def walk(x0: Tensor, cond: Condition, rows: slice) -> Tensor:
         eps = draws.normal([(seed, i) for i in range(rows.start, rows.stop)], model.noise_shape).to(x0)
         x = float(grid.alpha[0]) * x0 + float(grid.sigma[0]) * eps
-        return last(SOLVERS[solver](bind(model.denoiser, cond), x, grid, **_noise(model, solver, seed, rows)))[0]
+        return last(solve(bind(model.denoiser, cond), x, grid, **_noise(model, solver, seed, rows)))[0]
 
     return _each(model, guides, classes, walk, batch_size, progress)
 
@@ -112,7 +112,7 @@ def lowpass_guided(
     from, and at the last step it is met exactly.
     interval: first and last timestep at which it acts; None = all. Other arguments and errors as for `sdedit`.
     """
-    guides = _guides(model, images, target)
+    guides, solve = _guides(model, images, target), _solver(solver)
     if factor < 1 or any(side % factor for side in model.noise_shape[1:]):
         raise ZsemError(f"factor must divide the sides of the images, {model.noise_shape[1:]}, not be {factor}")
     grid = TimeGrid.make(model.schedule, steps, spacing="logsnr")
@@ -120,7 +120,7 @@ def lowpass_guided(
     def walk(x0: Tensor, cond: Condition, rows: slice) -> Tensor:
         x = model.fresh_noise(rows.stop - rows.start, seed=seed, first=rows.start).x_T.to(x0)
         guided = LowPass(bind(model.denoiser, cond), x0, factor, interval=interval)
-        return last(SOLVERS[solver](guided, x, grid, **_noise(model, solver, seed, rows)))[0]
+        return last(solve(guided, x, grid, **_noise(model, solver, seed, rows)))[0]
 
     return _each(model, guides, classes, walk, batch_size, progress)
 
@@ -153,7 +153,7 @@ def classifier_guided(
     def steer(cond: Condition, rows: slice) -> BoundDenoiser:
         denoise = bind(model.denoiser, cond)
         if target.classifier is not None and target.label is not None:
-            labels = torch.full((len(codes.z[rows]),), target.label)
+            labels = torch.full((rows.stop - rows.start,), target.label)
             log_prob = target.classifier.log_prob(labels, model.schedule)
             return ClassifierGuidance(denoise, lambda x_t, t: log_prob(model.crop(x_t), t), scale, interval=interval)
         scalar = target.scalar
@@ -250,10 +250,14 @@ def _guides(model: Editable, images: Images, target: Target) -> Float[Tensor, "n
     return target.guides
 
 
+def _solver(name: str) -> Solver:
+    if name not in SOLVERS:
+        raise ZsemError(f"there is no solver {name!r}; choose one of {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
 def _noise(model: Editable, solver: str, seed: int, rows: slice) -> dict[str, Callable[[int], Tensor]]:
-    """The noise of solvers that draw some; that of a step is another than the first."""
-    if solver not in SOLVERS:
-        raise ZsemError(f"there is no solver {solver!r}; choose one of {', '.join(SOLVERS)}")
+    """The noise of the solver that draws some; that of a step is another than the first."""
     if solver != "ddpm":
         return {}
     names = range(rows.start, rows.stop)
@@ -273,7 +277,7 @@ def _each(
     for rows in batches(len(guides), batch_size):
         with evaluation(model):
             x0 = model.pad(guides[rows].to(model.device))
-            cond = condition_of(model, x0, of_rows(classes, rows))
+            cond = condition_for(model, x0, of_rows(classes, rows))
             out.append(model.crop(walk(x0, cond, rows)).float().cpu())
         if progress is not None:
             progress(rows.stop, len(guides))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from zsem.diffusion.denoiser import bind
-from zsem.diffusion.schedule import NoiseSchedule, TimeGrid
+from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import ddim, last
 from zsem.hspace.collect import Editable, batches, of_rows
+from zsem.hspace.theorem import published_levels
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import Progress, evaluation
@@ -50,17 +51,20 @@ def invert_as_published(
 ) -> Codes:
     """x_T of images by the DDIM inversion of Asyrp's code: `steps` levels even in t, the first of them taken for clean.
 
-    One evaluation of the network fewer than levels. Other arguments and errors as for `invert`.
+    One evaluation of the network fewer than levels. Other arguments and errors as for `invert`; ZsemError also for a number
+    of steps that there is not.
     """
+    if not 2 <= steps <= model.schedule.timesteps:
+        raise ZsemError(f"the published process takes 2 to {model.schedule.timesteps} steps, not {steps}")
     inputs = model.read(images)
-    t = published_levels(model.schedule, steps)
+    t = published_levels(steps, model.schedule.timesteps)
     grid = TimeGrid.from_levels(model.schedule, t=t)
     zs, noises = [], []
     for rows in batches(len(inputs), batch_size):
         part = inputs[rows]
         with evaluation(model):
             x0 = model.pad(part.part(slice(None)).to(model.device))
-            cond = condition_of(model, x0, of_rows(classes, rows))
+            cond = condition_for(model, x0, of_rows(classes, rows))
             noises.append(Noise(x_T=last(ddim(bind(model.denoiser, cond), x0, grid.reversed()))[0].float().cpu()))
             zs.append(torch.empty(len(x0), 0) if cond.z is None else cond.z.cpu())
         if progress is not None:
@@ -69,14 +73,6 @@ def invert_as_published(
         z=torch.cat(zs), noise=Noise.cat(noises), codec="ddim", timesteps=tuple(t.tolist()), shape=model.image_shape,
         model=model.stamp, backend=model.backend, paths=inputs.paths, sha256=inputs.sha256,
     )  # fmt: skip
-
-
-def published_levels(schedule: NoiseSchedule, steps: int) -> Float64[Tensor, " s"]:
-    """Timesteps int(linspace(0, 1, steps) (T - 1)), the noisiest first. Raises ZsemError for too few or too many."""
-    if not 2 <= steps <= schedule.timesteps:
-        raise ZsemError(f"the published process takes 2 to {schedule.timesteps} steps, not {steps}")
-    shares = torch.linspace(0, 1, steps, dtype=torch.float64)
-    return (shares * (schedule.timesteps - 1) + 1e-9).floor().flip(0)
 
 
 def usual_t_edit(model: Editable) -> int:
@@ -88,8 +84,8 @@ def usual_t_edit(model: Editable) -> int:
     return round(float(model.schedule.timestep_at(torch.tensor(u, dtype=torch.float64))))
 
 
-def condition_of(model: Editable, x0: Tensor, classes: Classes) -> Condition:
-    """What the network is told of images as it sees them."""
+def condition_for(model: Editable, x0: Float[Tensor, "b c h w"], classes: Classes) -> Condition:
+    """What the network is told of images as it sees them: padded, on its device."""
     if isinstance(model, DiffusionAutoencoder):
         return Condition(z=model.encoder(x0))
     return model.condition(classes, len(x0))
