@@ -1,5 +1,6 @@
 """The loss that edits are learned with: its formula by hand, and the processes that it is taken on, written out."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -186,7 +187,7 @@ def test_the_published_inversion_goes_up_the_levels_and_back(v_model, images):
     abar = v_model.schedule.alphas_cumprod
     x = images[:2].double()
     with torch.no_grad():
-        for i, j in zip(levels, levels[1:], strict=False):
+        for i, j in itertools.pairwise(levels):
             eps = v_model.denoiser(x, torch.full((2,), float(i)), Condition()).eps
             x = abar[j].sqrt() * (x - (1 - abar[i]).sqrt() * eps) / abar[i].sqrt() + (1 - abar[j]).sqrt() * eps
     torch.testing.assert_close(found.noise.x_T, x.float(), atol=1e-4, rtol=1e-4)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zsem.values.direction import Direction
 
 ATTRIBUTE_METHODS = ("logistic", "mean", "constrained")
+ASYRP_ALONE = ("embedding", "texts", "variant", "iterations", "minutes", "t_edit")
 HSPACE_ALONE = ("steps", "timestep", "mask", "tolerance", "pooled", "average", "separate", "judge", "ends", "seed")
 LIMIT = 1000
 """Images to use at most, where nothing is said."""
@@ -39,7 +40,8 @@ class Directions(Command):
     In h, the bottleneck of any diffusion model: mean (difference of mean h with and without an attribute, at every
     timestep) and boundary (of a linear probe at one timestep; readings.json says at which the attribute can be read)
     need labelled DATA; pca takes DATA, or samples; jacobian (what changes images most) some image of DATA. jacobian
-    with --space x gives directions in the noisy image, with --mask local ones.
+    with --space x gives directions in the noisy image, with --mask local ones. asyrp trains a network on DATA for each
+    attribute, towards what an embedding takes for more of it, in a folder that `zsem edit` takes like a file.
     """
 
     model: Annotated[Positional[str], arg(metavar="RUN")]
@@ -48,7 +50,7 @@ class Directions(Command):
     """folder or archive of images whose training split is used"""
     space: Literal["z", "h", "x"] = "z"
     """of the semantic codes, of the bottleneck, or of the noisy image at one timestep"""
-    method: Literal["logistic", "mean", "constrained", "pca", "sefa", "boundary", "jacobian"] | None = None
+    method: Literal["logistic", "mean", "constrained", "pca", "sefa", "boundary", "jacobian", "asyrp"] | None = None
     """how directions are found; by default constrained in z, mean in h, jacobian in x"""
     attribute: Annotated[str | None, arg(metavar="NAME,..")] = None
     """attributes, all by default"""
@@ -82,6 +84,19 @@ class Directions(Command):
     """how many samples the judge puts first, and last"""
     seed: int = 0
     """of samples, folds, and where the search of jacobian starts"""
+    embedding: Annotated[str | None, arg(metavar="KIND:..")] = None
+    """of asyrp: what says which way to go: autoencoder:RUN2 (a probe of `zsem attributes` in its z; by default RUN's
+    own), classifier:RUN3, clip:PATH with --texts, or images:A,B (from one folder to another)"""
+    texts: Annotated[tuple[str, str] | None, arg(metavar="SOURCE TARGET")] = None
+    """of asyrp with CLIP: what images show and what they are to show, e.g. face "smiling face""""
+    variant: Literal["corrected", "published"] = "corrected"
+    """of asyrp: our recipe, or that of the paper's code"""
+    iterations: int | None = None
+    """of asyrp: how long to train, by default 200, published 1000"""
+    minutes: float | None = None
+    """of asyrp: how long to train"""
+    t_edit: int | None = None
+    """of asyrp: last timestep that is edited; by default by RUN/hspace/intervals.json, or the size of the images"""
     out: Annotated[str | None, arg(metavar="DIR")] = None
     """folder for the files, in place of RUN/semantics/directions, or RUN/hspace/directions for h and x"""
 
@@ -120,7 +135,7 @@ class Directions(Command):
             raise ZsemError(f"--limit must be at least 4, not {self._limit}")
         if self._method not in (*ATTRIBUTE_METHODS, "pca", "sefa"):
             raise ZsemError(f"{self._method} finds directions in h or x: say --space h")
-        if given := changed(self, HSPACE_ALONE):
+        if given := changed(self, (*HSPACE_ALONE, *ASYRP_ALONE)):
             raise ZsemError(f"--{given[0]} is for directions in h and x: say --space h, or leave it out")
         if self._method in ATTRIBUTE_METHODS:
             return

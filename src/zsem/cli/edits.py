@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from zsem.data.images import ImageSet
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.imaging import ImageModel
-    from zsem.values.direction import Direction
+    from zsem.models.shift import NamedShift
 
-    Terms = list[tuple[float, Direction]]
+    Terms = list[tuple[float, NamedShift]]
 
 CHUNK = 64
 """Images between two rounds of writing files, to bound the memory."""
@@ -185,7 +185,10 @@ class Edit(Command):
     def _by_directions(self, model: DiffusionAutoencoder, terms: Terms) -> Plan:
         import torch
 
-        for _, one in terms:
+        from zsem.values.direction import Direction
+
+        found = [(amount, one) for amount, one in terms if isinstance(one, Direction)]
+        for _, one in found:
             if one.space != "z" or len(one.vector) != model.config.z_dim:
                 raise ZsemError(f"{one.name} is no direction of z of length {model.config.z_dim}: find another one")
             if one.model not in {"", model.stamp}:
@@ -193,7 +196,7 @@ class Edit(Command):
         mean, std = model.z_mean.cpu(), model.z_std.cpu()
 
         def scores(z: Tensor) -> Mapping[str, Tensor]:
-            classified = [one for _, one in terms if one.slope is not None and one.intercept is not None]
+            classified = [one for _, one in found if one.slope is not None and one.intercept is not None]
             return {one.name: one.logit((z - mean) / std) for one in classified}
 
         step = torch.zeros_like(std)

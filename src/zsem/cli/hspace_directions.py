@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zsem.cli import asyrp
 from zsem.cli.attributes import say, semantics_folder
 from zsem.cli.command import Report, finite, progress
-from zsem.cli.directions import LIMIT, changed, names_in, text
+from zsem.cli.directions import ASYRP_ALONE, LIMIT, changed, names_in, text
 from zsem.cli.images import classes_for, file_stems, open_editable, open_images
 from zsem.values.errors import ZsemError
 
@@ -26,6 +27,8 @@ SHARE = 0.6
 RESAMPLES = 200
 """Bootstrap samples of the figures of one timestep and attribute."""
 READINGS = "readings.json"
+ASYRP = "asyrp"
+"""The method that trains a network for every attribute, which is no file of directions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,13 @@ def find(command: Directions) -> Report:
 
     method = command.method or ("mean" if command.space == "h" else "jacobian")
     _check(command, method)
+    if method == ASYRP:
+        asyrp.check(command)
     home = semantics_folder(command.model, None).parent if command.out is None else None
     out = Path(str(command.out)) if home is None else home / "hspace" / "directions"
     model = open_editable(command.model)
+    if method == ASYRP:
+        return asyrp.learn(command, model, out)
     found = METHODS[method](command, model)
     stems = file_stems([_file(d.name, method) for d, _ in found.directions], len(found.directions))
     for (direction, _), stem in zip(found.directions, stems, strict=True):
@@ -173,14 +180,15 @@ OWN = {
     "pca": ("components", "pooled", "separate"),
     "boundary": ("attribute", "annotations", "pooled", "timestep"),
     "jacobian": ("components", "timestep", "mask", "tolerance"),
+    ASYRP: ("attribute", "annotations", *ASYRP_ALONE),
 }
 """Options that mean something for one of them."""
 
 
 def _check(command: Directions, method: str) -> None:
     """Raise ZsemError for what cannot be, whatever the model."""
-    if method not in METHODS or (command.space == "x" and method != "jacobian"):
-        there = "jacobian" if command.space == "x" else ", ".join(METHODS)
+    if method not in {*METHODS, ASYRP} or (command.space == "x" and method != "jacobian"):
+        there = "jacobian" if command.space == "x" else ", ".join([*METHODS, ASYRP])
         raise ZsemError(f"{method} finds no directions in {command.space}: choose one of {there}")
     others = {name for own in OWN.values() for name in own} - set(OWN[method])
     if wrong := changed(command, [*sorted(others), "semantics"]):

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from zsem.hspace.collect import Editable
     from zsem.hspace.intervals import Phases
     from zsem.values.codes import Codes
-    from zsem.values.direction import Direction, Shift
+    from zsem.models.shift import NamedShift
+    from zsem.values.direction import Shift
 
-    Terms = list[tuple[float, Direction]]
+    Terms = list[tuple[float, NamedShift]]
     Made = tuple[Tensor, Callable[[], Tensor]]  # edited images, and how the same are made without the edit
 
 
@@ -30,7 +31,7 @@ def read_terms(files: Sequence[str], *, name: str | None, amount: float) -> Term
 
     Raises ZsemError where a file is none, an amount is no number, or a choice is missing.
     """
-    from zsem.values.direction import load_directions
+    from zsem.models.shift import load_shifts
 
     terms: Terms = []
     for entry in files:
@@ -43,7 +44,7 @@ def read_terms(files: Sequence[str], *, name: str | None, amount: float) -> Term
             strength = math.nan
         if not math.isfinite(strength):
             raise ZsemError(f"--direction {entry} has an amount that is no number: write FILE=1.5")
-        known = {direction.name: direction for direction in load_directions(file)}
+        known = {direction.name: direction for direction in load_shifts(file)}
         if name is None and len(known) > 1:
             raise ZsemError(f"{file} has several directions: choose one of {', '.join(known)} with --name")
         alone = len(known) == 1 and len(files) > 1  # the name is for another one of the files
@@ -86,17 +87,21 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
     from zsem.hspace.boundary import Reach
     from zsem.hspace.edits import asymmetric, symmetric
     from zsem.hspace.engine import Shifts
+    from zsem.values.direction import Direction
 
-    ends = _phases(command, model)
+    ends = _phases(command, model, [one for _, one in terms])
     forced = {t for t in (ends.t_edit, ends.t_boost) if t > 0}
-    summed: list[tuple[float, Shift]] = [*terms]
+    symmetrical = command.mode == "symmetric"
+    summed: list[tuple[float, Shift]] = [
+        (amount if symmetrical else amount * step_share(one, command.steps), one) for amount, one in terms
+    ]
     if command.reach:
+        reached = [(amount, one) for amount, one in terms if isinstance(one, Direction)]
         for _, direction in terms:
-            if direction.slope is None or len(direction.timesteps) != 1:
+            if not isinstance(direction, Direction) or direction.slope is None or len(direction.timesteps) != 1:
                 raise ZsemError(f"--reach is for boundaries, and {direction.name} is none: leave it out")
             forced.add(direction.timesteps[0])
-        summed = [(1.0, Reach(direction, amount)) for amount, direction in terms]
-    symmetrical = command.mode == "symmetric"
+        summed = [(1.0, Reach(direction, amount)) for amount, direction in reached]
     codec = "exact" if symmetrical else "ddim"
     grid = model.grid(command.steps, codec, forced=sorted(forced))
 
@@ -117,18 +122,29 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
     return make
 
 
+def step_share(shift: NamedShift, steps: int) -> float:
+    """S / S~ for a shift that was learned in the asymmetric process of S steps, whose strength adds up over them."""
+    from zsem.models.shift import LearnedShift
+
+    if not isinstance(shift, LearnedShift) or shift.config.mode != "asymmetric":
+        return 1.0
+    return shift.config.steps / steps
+
+
 def _at_level(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSet, int], Made]:
     """Directions in x: the images are inverted to their noise level, moved there, and decoded."""
     from zsem.hspace.jacobian import moved, to_level
+    from zsem.values.direction import Direction
 
     if command.t_edit is not None or command.t_boost is not None or command.reach or command.mode != "symmetric":
         raise ZsemError("directions in x move images at one timestep of their own: leave out --mode, --t-edit, --reach")
-    timestep = round(terms[0][1].timesteps[0])
+    directions = [(amount, one) for amount, one in terms if isinstance(one, Direction)]
+    timestep = round(directions[0][1].timesteps[0])
 
     def make(images: ImageSet, first: int) -> Made:
         told: dict[str, Any] = {} if (classes := classes_for(model, images)) is None else {"classes": classes}
         codes = to_level(model, images, timestep, steps=command.steps, **told)
-        return model.decode(moved(codes, terms), **told), lambda: model.decode(codes, **told)
+        return model.decode(moved(codes, directions), **told), lambda: model.decode(codes, **told)
 
     return make
 
@@ -165,10 +181,14 @@ def _codes(model: Editable, images: ImageSet, **told: Any) -> Codes:
     return model.invert(images, **told) if isinstance(model, DiffusionModel) else model.encode(images, **told)
 
 
-def _phases(command: Edit, model: Editable) -> Phases:
-    """Where the edit ends and boosting begins: as the command says, else by the curves beside the model."""
+def _phases(command: Edit, model: Editable, shifts: Sequence[Shift] = ()) -> Phases:
+    """Where the edit ends and boosting begins: as the command says, else by the curves beside the model.
+
+    Learned shifts have been trained down to a timestep of theirs, and are not used below it.
+    """
     from zsem.hspace.intervals import Curves, Phases, phases
     from zsem.models.base import find_model
+    from zsem.models.shift import LearnedShift
 
     symmetrical = command.mode == "symmetric"
     if symmetrical and command.t_boost is not None:
@@ -176,13 +196,15 @@ def _phases(command: Edit, model: Editable) -> Phases:
     for option, value in (("t-edit", command.t_edit), ("t-boost", command.t_boost)):
         if value is not None and not 0 <= value < model.schedule.timesteps:
             raise ZsemError(f"--{option} is a timestep, 0..{model.schedule.timesteps - 1}, not {value}")
+    trained = [one.config.t_edit for one in shifts if isinstance(one, LearnedShift)]
+    t_edit = command.t_edit if command.t_edit is not None or not trained else round(max(trained))
     file = find_model(command.model) / "hspace" / "intervals.json"
     boost = 0 if symmetrical else command.t_boost
     if file.exists():
         curves = Curves.load(file)
         if curves.model != model.stamp:
             raise ZsemError(f"{file} belongs to model {curves.model}: measure again with `zsem hspace intervals`")
-        return phases(curves, t_edit=command.t_edit, t_boost=boost)
-    if command.t_edit is None and not symmetrical:
+        return phases(curves, t_edit=t_edit, t_boost=boost)
+    if t_edit is None and not symmetrical:
         raise ZsemError("say where the edit ends with --t-edit, or measure it with `zsem hspace intervals`")
-    return Phases(t_edit=command.t_edit or 0, t_boost=boost or 0, rule="given")
+    return Phases(t_edit=t_edit or 0, t_boost=boost or 0, rule="given")

@@ -227,11 +227,11 @@ class Replaced(Steered):
     def __init__(self, denoise: Denoiser, other: Denoiser, interval: Interval) -> None:
         """interval: first and last timestep, both inclusive."""
         super().__init__(denoise)
-        self._other, self._interval = other, interval
+        self._plain, self._other, self._interval = denoise, other, interval
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         """One evaluation of either network; t is the same for all images, as solvers and codecs have it."""
-        return (self._denoise if idle(self._interval, t) else self._other)(x_t, t, cond)
+        return (self._plain if idle(self._interval, t) else self._other)(x_t, t, cond)
 
 
 def lowpass(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c h w"]:

@@ -56,12 +56,26 @@ class LearnedShift(Model):
         """Stamp of the diffusion model that it belongs to, as a `Direction` has it."""
         return self.config.model
 
+    @property
+    def space(self) -> str:
+        """Where it acts, as a `Direction` says it."""
+        return "h"
+
+    @property
+    def unit(self) -> str:
+        """What an amount of 1 is, as a `Direction` says it."""
+        return f"trained strength of {self.name}"
+
     def forward(self, h: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
         """What is added to h at timesteps t, for an amount of 1."""
         return self.net(h, t)
 
 
-def load_shifts(path: str | Path) -> list[Direction | LearnedShift]:
+NamedShift = Direction | LearnedShift
+"""What `zsem edit` adds up: both have name, space, unit and the stamp of their model."""
+
+
+def load_shifts(path: str | Path) -> list[NamedShift]:
     """The shifts of a file of directions, or the one of a folder that a `LearnedShift` was saved to; each has a name.
 
     Raises ZsemError where there is neither, or it is damaged.

@@ -19,8 +19,8 @@ from zsem.hspace.directional import DirectionalObjective, ShiftObjective, Tuning
 from zsem.hspace.embeddings import Goal
 from zsem.hspace.latents import invert, invert_as_published, usual_t_edit
 from zsem.models.base import Model
-from zsem.models.diffusion import Classes
-from zsem.models.imaging import Progress
+from zsem.models.diffusion import Classes, DiffusionModel
+from zsem.models.imaging import STEPS, Progress
 from zsem.models.inputs import Images, Inputs
 from zsem.models.shift import LearnedShift
 from zsem.nets.shift import ShiftNet
@@ -67,14 +67,14 @@ RECIPES: dict[Variant, Recipe] = {
     "corrected": Recipe(
         objective=DirectionalObjective.Config(),
         settings=Loop.Config(batch_size=8, learning_rate=1e-3, warmup=10, log_every=5, **_QUIET),
-        steps=20,
+        steps=STEPS,
         iterations=200,
     ),
 }
 TUNING = Recipe(
     objective=DirectionalObjective.Config(t_start=500.0),
     settings=Loop.Config(batch_size=8, learning_rate=1e-5, warmup=10, log_every=5, **_QUIET),
-    steps=20,
+    steps=STEPS,
     iterations=50,
 )
 """DiffusionCLIP: Adam at a small rate, from the middle of the noise to the image."""
@@ -166,10 +166,8 @@ class _Work:
 
     def objective(self, kind: type[DirectionalObjective], network: torch.nn.Module) -> DirectionalObjective:
         from_image = self.recipe.objective.source == "image"
-        conditions = None
-        if self.classes is not None:
-            assert hasattr(self.model, "condition")
-            conditions = self.model.condition(self.classes, len(self.codes))
+        told = self.classes is not None and isinstance(self.model, DiffusionModel)
+        conditions = self.model.condition(self.classes, len(self.codes)) if told else None
         return kind(
             self.model, network, self.codes, self.goal, self.recipe.objective, conditions=conditions,
             images=self.inputs.part(slice(None)) if from_image else None, progress=self.progress,
