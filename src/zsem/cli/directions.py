@@ -88,7 +88,7 @@ class Directions(Command):
     """of asyrp: what says which way to go: autoencoder:RUN2 (a probe of `zsem attributes` in its z; by default RUN's
     own), classifier:RUN3, clip:PATH with --texts, or images:A,B (from one folder to another)"""
     texts: Annotated[tuple[str, str] | None, arg(metavar="SOURCE TARGET")] = None
-    """of asyrp with CLIP: what images show and what they are to show, e.g. face "smiling face""""
+    """of asyrp with CLIP: what images show and what they are to show, e.g. face and smiling face"""
     variant: Literal["corrected", "published"] = "corrected"
     """of asyrp: our recipe, or that of the paper's code"""
     iterations: int | None = None

@@ -200,7 +200,7 @@ class Edit(Command):
             return {one.name: one.logit((z - mean) / std) for one in classified}
 
         step = torch.zeros_like(std)
-        for amount, one in terms:
+        for amount, one in found:
             if amount != 0:
                 step = step + amount * one.vector * std
         return Plan(move=lambda z: z + step, scores=scores, requested={}, unit=units(terms))

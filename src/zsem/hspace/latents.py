@@ -51,8 +51,8 @@ def invert_as_published(
 ) -> Codes:
     """x_T of images by the DDIM inversion of Asyrp's code: `steps` levels even in t, the first of them taken for clean.
 
-    One evaluation of the network fewer than levels. Other arguments and errors as for `invert`; ZsemError also for a number
-    of steps that there is not.
+    One evaluation of the network fewer than levels. Other arguments and errors as for `invert`; ZsemError
+    also for a number of steps that there is not.
     """
     if not 2 <= steps <= model.schedule.timesteps:
         raise ZsemError(f"the published process takes 2 to {model.schedule.timesteps} steps, not {steps}")

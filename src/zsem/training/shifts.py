@@ -166,8 +166,9 @@ class _Work:
 
     def objective(self, kind: type[DirectionalObjective], network: torch.nn.Module) -> DirectionalObjective:
         from_image = self.recipe.objective.source == "image"
-        told = self.classes is not None and isinstance(self.model, DiffusionModel)
-        conditions = self.model.condition(self.classes, len(self.codes)) if told else None
+        conditions = None  # the z of an autoencoder, or nothing
+        if self.classes is not None and isinstance(self.model, DiffusionModel):
+            conditions = self.model.condition(self.classes, len(self.codes))
         return kind(
             self.model, network, self.codes, self.goal, self.recipe.objective, conditions=conditions,
             images=self.inputs.part(slice(None)) if from_image else None, progress=self.progress,
