@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from zsem.data.images import ImageSet
     from zsem.hspace.collect import Editable
     from zsem.hspace.intervals import Phases
-    from zsem.values.codes import Codes
     from zsem.models.shift import NamedShift
+    from zsem.values.codes import Codes
     from zsem.values.direction import Shift
 
     Terms = list[tuple[float, NamedShift]]
