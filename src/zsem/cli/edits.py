@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from zsem.cli.command import Command, Report, named_numbers, progress
-from zsem.cli.directions import names_in
+from zsem.cli.directions import changed, names_in
 from zsem.cli.images import (
     SHOWN,
     SHOWN_PIXELS,
@@ -18,6 +19,7 @@ from zsem.cli.images import (
     chunks,
     file_stems,
     open_autoencoder,
+    open_editable,
     open_images,
     save_images,
     save_picture,
@@ -29,10 +31,17 @@ if TYPE_CHECKING:
 
     from zsem.data.images import ImageSet
     from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.models.imaging import ImageModel
+    from zsem.models.shift import NamedShift
+
+    Terms = list[tuple[float, NamedShift]]
 
 CHUNK = 64
 """Images between two rounds of writing files, to bound the memory."""
 SHEET = "edit.png"
+Z_ALONE = ("keep", "exact", "clamp", "semantics", "mask", "scale", "rescale", "interval", "keep_noise")
+"""Options that mean something for edits of codes alone, and of the bottleneck alone."""
+HSPACE_ALONE = ("mode", "gain", "t_edit", "t_boost", "reach", "content", "gamma")
 STRIP = 9
 """Frames in one row of a strip at most."""
 
@@ -66,6 +75,9 @@ class Plan:
 class Edit(Command):
     """Change attributes of images, and nothing else as far as that goes.
 
+    With --set, or directions in z, the semantic codes of an autoencoder are changed; with directions in h the
+    bottleneck of any diffusion model at every step, and with those in x the noisy image at one of them.
+
     Writes the edited images, in the depth of the originals, and edit.png: originals, edited ones, the difference on
     grey, and the masks. Says what the probe reads off the originals and, encoded again, off the edited images.
     """
@@ -87,12 +99,26 @@ class Edit(Command):
     """stop at three sigma, where --set asks for codes further away than that, and miss it"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None
     """where `zsem attributes` wrote what it learned; by default RUN/semantics"""
-    direction: Annotated[str | None, arg(metavar="FILE")] = None
-    """a file of directions, in place of --set"""
+    direction: Annotated[tuple[str, ...], arg(metavar="FILE[=AMOUNT] ..")] = ()
+    """files of directions, in place of --set, e.g. smile.safetensors=1.5 hat.safetensors=-1; all add up"""
     name: str | None = None
-    """which of them, where FILE has several"""
+    """which of them, where a FILE has several"""
     amount: float = 1.0
-    """how far to go in that direction, in its unit; 0 gives the images back"""
+    """how far to go where no AMOUNT is given, in the direction's unit; 0 gives the images back"""
+    mode: Literal["symmetric", "asymmetric"] = "symmetric"
+    """in h: shift both halves of a step, which any number of steps answers alike, or x0 alone (Asyrp as published)"""
+    gain: float = 1.0
+    """in h, symmetric: how far to extrapolate from the plain prediction to that of the shifted h"""
+    t_edit: int | None = None
+    """in h: edit at this timestep and above; by default as RUN/hspace/intervals.json says, or everywhere"""
+    t_boost: int | None = None
+    """in h, asymmetric: fresh noise below this timestep (quality boosting); by default as that file says, or never"""
+    reach: FlagCreatePairsOff[bool] = False
+    """with boundaries in h: bring every image to AMOUNT (logits) at the boundary's own timestep, whatever it has"""
+    content: Annotated[str | None, arg(metavar="FILE")] = None
+    """in place of --direction: image whose content is put into the bottleneck (InjectFusion)"""
+    gamma: float = 0.3
+    """0..1, how far h is turned towards that of --content"""
     mask: Annotated[str | None, arg(metavar="FILE|auto")] = None
     """picture of where the images may change (white), or auto: where the edit wants to; all else stays exactly"""
     scale: float = 2.0
@@ -106,24 +132,35 @@ class Edit(Command):
     full_size: FlagCreatePairsOff[bool] = False
     """put the change back into the images as they were before they were cropped and resized"""
     steps: int = 19
-    """noise levels of the codec"""
+    """noise levels of the codec, and of the edit"""
     seed: int = 0
-    """seed of the fresh noise, where not all is kept"""
+    """seed of the fresh noise, where not all is kept, or of boosting"""
     split: Choice = "all"
     """which images; val is what training held out, or test where a set has no val"""
     limit: int | None = None
     """only so many images, evenly spaced over the splits"""
 
     def run(self) -> Report:
+        from zsem.cli.hspace_edits import in_bottleneck, read_terms
+
         self._check()
-        model = open_autoencoder(self.model)
-        plan = self._by_direction(model) if self.direction is not None else self._by_attributes(model)
+        terms = read_terms(self.direction, name=self.name, amount=self.amount)
+        space = "h" if self.content is not None else terms[0][1].space if terms else "z"
+        if wrong := changed(self, HSPACE_ALONE if space == "z" else Z_ALONE):
+            raise ZsemError(f"--{wrong[0]} means nothing for directions in {space}: leave it out")
+        if space == "z":
+            model = open_autoencoder(self.model)
+            plan = self._by_directions(model, terms) if terms else self._by_attributes(model)
+            change = partial(self._edit, model, plan)
+        else:
+            model = open_editable(self.model)
+            plan, change = in_bottleneck(self, model, terms)
         images = open_images(self.images, model, split=self.split, limit=self.limit)
         stems = file_stems([SHEET, *images.paths], len(images) + 1)[1:]  # none is called as the picture is
         parts: list[Edited] = []
         with progress("editing") as done:
             for rows in chunks(len(images), CHUNK):
-                parts.append(self._edit(model, images.subset(range(len(images))[rows]), plan, rows.start))
+                parts.append(change(images.subset(range(len(images))[rows]), rows.start))
                 if not self.full_size:
                     save_images(Path(self.out), stems[rows], parts[-1].results, model.config.intensity)
                 done(rows.stop, len(images))
@@ -133,9 +170,9 @@ class Edit(Command):
         return self._report(images, plan, parts)
 
     def _check(self) -> None:
-        if (self.set is None) == (self.direction is None):
-            raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE")
-        if self.direction is not None and (self.keep or self.semantics or self.exact or self.clamp):
+        if sum((self.set is not None, bool(self.direction), self.content is not None)) != 1:
+            raise ZsemError("say what to change with either --set smile=0.9 or --direction FILE, or --content FILE")
+        if self.direction and (self.keep or self.semantics or self.exact or self.clamp):
             raise ZsemError("--keep, --semantics, --exact and --clamp go with --set: a direction is taken as it is")
         for option, value in (("rescale", self.rescale), ("keep-noise", self.keep_noise)):
             if not 0 <= value <= 1:
@@ -144,31 +181,28 @@ class Edit(Command):
         if out in {source, source.parent if source.is_file() else source}:
             raise ZsemError(f"--out {self.out} holds the images: choose another folder, so that none is overwritten")
 
-    def _by_direction(self, model: DiffusionAutoencoder) -> Plan:
+    def _by_directions(self, model: DiffusionAutoencoder, terms: Terms) -> Plan:
         import torch
 
-        from zsem.values.direction import load_directions
+        from zsem.values.direction import Direction
 
-        assert self.direction is not None
-        known = {direction.name: direction for direction in load_directions(self.direction)}
-        if self.name is None and len(known) > 1:
-            raise ZsemError(f"{self.direction} has several directions: choose one of {', '.join(known)} with --name")
-        if self.name is not None and self.name not in known:
-            raise ZsemError(f"{self.direction} has no direction {self.name!r}: choose one of {', '.join(known)}")
-        chosen = next(iter(known.values())) if self.name is None else known[self.name]
-        if chosen.model not in {"", model.stamp}:
-            raise ZsemError(f"{self.direction} belongs to model {chosen.model}, {self.model} is {model.stamp}")
-        if chosen.space != "z" or len(chosen.vector) != model.config.z_dim:
-            raise ZsemError(f"{self.direction} is no direction of z of length {model.config.z_dim}: find another one")
+        found = [(amount, one) for amount, one in terms if isinstance(one, Direction)]
+        for _, one in found:
+            if one.space != "z" or len(one.vector) != model.config.z_dim:
+                raise ZsemError(f"{one.name} is no direction of z of length {model.config.z_dim}: find another one")
+            if one.model not in {"", model.stamp}:
+                raise ZsemError(f"{one.name} belongs to model {one.model}, {self.model} is {model.stamp}")
         mean, std = model.z_mean.cpu(), model.z_std.cpu()
 
         def scores(z: Tensor) -> Mapping[str, Tensor]:
-            if chosen.slope is None or chosen.intercept is None:
-                return {}
-            return {chosen.name: chosen.logit((z - mean) / std)}
+            classified = [one for _, one in found if one.slope is not None and one.intercept is not None]
+            return {one.name: one.logit((z - mean) / std) for one in classified}
 
-        step = self.amount * chosen.vector * std if self.amount else torch.zeros_like(std)
-        return Plan(move=lambda z: z + step, scores=scores, requested={}, unit=chosen.unit)
+        step = torch.zeros_like(std)
+        for amount, one in found:
+            if amount != 0:
+                step = step + amount * one.vector * std
+        return Plan(move=lambda z: z + step, scores=scores, requested={}, unit=units(terms))
 
     def _by_attributes(self, model: DiffusionAutoencoder) -> Plan:
         import torch
@@ -187,7 +221,7 @@ class Edit(Command):
             unit="probability",
         )  # fmt: skip
 
-    def _edit(self, model: DiffusionAutoencoder, images: ImageSet, plan: Plan, first: int) -> Edited:
+    def _edit(self, model: DiffusionAutoencoder, plan: Plan, images: ImageSet, first: int) -> Edited:
         from zsem.semantics.edits import edit, masks_for
 
         intensity = model.config.intensity
@@ -205,7 +239,7 @@ class Edit(Command):
             before=plan.scores(codes.z), after=plan.scores(again.z),
         )  # fmt: skip
 
-    def _place(self, model: DiffusionAutoencoder, images: ImageSet, stems: list[str], parts: list[Edited]) -> None:
+    def _place(self, model: ImageModel, images: ImageSet, stems: list[str], parts: list[Edited]) -> None:
         """Write the photos with the changes in them."""
         from zsem.data.images import load_originals
         from zsem.data.pixels import save_pixels
@@ -227,7 +261,7 @@ class Edit(Command):
             )
             save_pixels(whole, Path(self.out) / stems[number])
 
-    def _draw(self, model: DiffusionAutoencoder, parts: list[Edited]) -> None:
+    def _draw(self, model: ImageModel, parts: list[Edited]) -> None:
         import torch
 
         some = parts[0]
@@ -270,6 +304,11 @@ class Edit(Command):
         notes = [f"{len(images)} edited images in {self.out}, the first in {Path(self.out) / SHEET}"]
         figures = {"n": len(images), "unit": plan.unit, "attributes": attributes, "images": each, "out": self.out}
         return Report(figures=figures, rows=rows, notes=notes)
+
+
+def units(terms: Terms) -> str:
+    """The units of some directions, each once."""
+    return ", ".join(dict.fromkeys(one.unit for _, one in terms))
 
 
 def requested(text: str) -> dict[str, float]:

@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from zsem.cli.command import progress
+from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zsem.data.images import ImageSet
     from zsem.data.intensity import Intensity
+    from zsem.hspace.collect import Editable
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.imaging import ImageModel
 
@@ -31,6 +33,33 @@ def open_autoencoder(name: str) -> DiffusionAutoencoder:
     from zsem.models.autoencoder import DiffusionAutoencoder
 
     return api.load(name, kind=DiffusionAutoencoder)
+
+
+def open_editable(name: str) -> Editable:
+    """A model with a bottleneck to edit in: a diffusion model or an autoencoder, found as `open_autoencoder` does."""
+    from zsem import api
+    from zsem.models.autoencoder import DiffusionAutoencoder
+    from zsem.models.diffusion import DiffusionModel
+    from zsem.models.imaging import ImageModel
+
+    model = api.load(name, kind=ImageModel)
+    assert isinstance(model, DiffusionModel | DiffusionAutoencoder)
+    return model
+
+
+def classes_for(model: Editable, images: ImageSet) -> Tensor | None:
+    """The classes of images for a model that is told such, else None. ZsemError: they have none, or others."""
+    from zsem.models.diffusion import DiffusionModel
+
+    if not isinstance(model, DiffusionModel) or not model.config.conditional:
+        return None
+    names, known = images.class_names, model.config.class_names
+    if bool((images.classes < 0).any()) or (known and not set(names) <= set(known)):
+        wanted = f": {', '.join(known)}" if known else ""
+        raise ZsemError(f"{images.source}: put the images into folders that are called as the model's classes{wanted}")
+    if not known:
+        return images.classes
+    return images.classes.new_tensor([known.index(names[int(i)]) for i in images.classes])
 
 
 def open_images(

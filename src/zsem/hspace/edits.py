@@ -16,6 +16,7 @@ from zsem.hspace.engine import Edited
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import U_MAX, Progress, evaluation
+from zsem.models.shift import LearnedShift
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.direction import Direction, Shift
@@ -64,6 +65,7 @@ def asymmetric(
     spacing: Spacing = "uniform",
     classes: Classes = None,
     seed: int = 0,
+    first: int = 0,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Float[Tensor, "n c h w"]:
@@ -72,6 +74,7 @@ def asymmetric(
     It starts from x_T alone. With a shift of 0 and t_boost 0 it is DDIM; codes of the codec "ddim" decode to the same.
     steps: with levels forced at t_edit and t_boost; None = the levels of the codes.
     seed: of the noise below t_boost, a function of (seed, position, step), and of x_T where the codes have none.
+    first: position of the first image, so that many can be made in parts.
     Other arguments and errors as for `symmetric`; ZsemError also for codes without levels and no `steps`.
     """
     check_shift(model, shift)
@@ -88,12 +91,10 @@ def asymmetric(
     for rows in batches(len(codes), batch_size):
         part = codes[rows]
         cond = condition_of(model, part, of_rows(classes, rows))
-        noise = part.noise or model.fresh_noise(len(part), seed=seed, first=rows.start)
+        noise = part.noise or model.fresh_noise(len(part), seed=seed, first=first + rows.start)
 
         def fresh(step: int, rows: slice = rows) -> Tensor:
-            return draws.normal(
-                [(seed, position, step) for position in range(rows.start, rows.stop)], model.noise_shape
-            )
+            return draws.normal([(seed, first + row, step) for row in range(rows.start, rows.stop)], model.noise_shape)
 
         x_T = noise.x_T.to(model.device)
         with evaluation(model):
@@ -105,7 +106,9 @@ def asymmetric(
 
 
 def check_shift(model: Editable, shift: Shift) -> None:
-    """Raise ZsemError for a direction that is none in this model's h. Shifts of other kinds say nothing of theirs."""
+    """Raise ZsemError for a direction or a learned shift that is none in this model's h. Other shifts do not tell."""
+    if isinstance(shift, LearnedShift) and shift.model != model.stamp:
+        raise ZsemError(f"the learned shift {shift.name!r} belongs to model {shift.model}, this is {model.stamp}")
     if not isinstance(shift, Direction):
         return
     if shift.space != "h":

@@ -11,6 +11,7 @@ from torch import Tensor
 from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Extrapolate
+from zsem.diffusion.schedule import TimeGrid
 from zsem.models.imaging import STEPS, ImageModel, Progress, Steer
 from zsem.models.inputs import Images
 from zsem.models.prior import LogP, Prior
@@ -68,6 +69,7 @@ class DiffusionAutoencoder(ImageModel):
         codec: str = "exact",
         steps: int = STEPS,
         storage: torch.dtype = torch.float32,
+        grid: TimeGrid | None = None,
         batch_size: int = 16,
         steer: Steer | None = None,
         progress: Progress | None = None,
@@ -80,6 +82,7 @@ class DiffusionAutoencoder(ImageModel):
         codec: "exact" (O-BELM, reversible), "ddim" (DiffAE, eq. 8), "offsets" (DDIM with stored corrections), or
             "reference" (DDIM as the official code walks it, for the same numbers).
         steps: noise levels; the exact codec evaluates the network steps + 1 times here and steps times in decode.
+        grid: noise levels in place of `steps`, e.g. `model.grid(19, noisiest=600)`: codes with x_t at 600 for x_T.
         storage: type of the stochastic code: float32, or float16 for half the size and rounding below one grey level.
         steer: makes the denoiser that the noise is found with, as in `decode`.
         progress: called with (images done, images in all).
@@ -87,7 +90,7 @@ class DiffusionAutoencoder(ImageModel):
         inputs = self.read(images)
         return self._encode(
             inputs, lambda x0, _: Condition(z=self.encoder(x0)), noise=noise, codec=codec, steps=steps,
-            storage=storage, batch_size=batch_size, steer=steer, progress=progress,
+            storage=storage, batch_size=batch_size, steer=steer, progress=progress, grid=grid,
         )  # fmt: skip
 
     def decode(

@@ -33,6 +33,7 @@ HOMES = {
     "judge": "judge",
     "vae": "vae",
     "gan": "gan",
+    "shift": "shift",
 }
 ModelT = TypeVar("ModelT", bound="Model")
 

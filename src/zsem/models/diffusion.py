@@ -201,6 +201,7 @@ class DiffusionModel(ImageModel):
         codec: str = "exact",
         steps: int = STEPS,
         storage: torch.dtype = torch.float32,
+        grid: TimeGrid | None = None,
         batch_size: int = 16,
         steer: Steer | None = None,
         progress: Progress | None = None,
@@ -210,7 +211,7 @@ class DiffusionModel(ImageModel):
         wanted = self._classes(classes, len(inputs.pixels))
         return self._encode(
             inputs, lambda _, rows: self._condition(wanted, rows), noise=True, codec=codec, steps=steps,
-            storage=storage, batch_size=batch_size, steer=steer, progress=progress,
+            storage=storage, batch_size=batch_size, steer=steer, progress=progress, grid=grid,
         )  # fmt: skip
 
     def decode(

@@ -130,15 +130,29 @@ class ImageModel(Model):
         """Pixels to the left of the image and above it."""
         return (self.noise_shape[2] - self.image_shape[2]) // 2, (self.noise_shape[1] - self.image_shape[1]) // 2
 
-    def grid(self, steps: int, codec: str = "exact") -> TimeGrid:
+    def grid(
+        self,
+        steps: int,
+        codec: str = "exact",
+        *,
+        noisiest: float | int | None = None,
+        forced: Sequence[float | int] = (),
+    ) -> TimeGrid:
         """A codec's grid: `steps` integer noise levels evenly spaced in log-SNR, then the clean image.
 
         The codec "reference" has the spacing of the official code.
+        noisiest: timestep to stop at on the way to noise, so that x_T of the codes is x_t there.
+        forced: timesteps that must be levels, e.g. where an edit begins or ends.
         Raises ZsemError for fewer than one step, more than there are levels, or a number that the reference lacks.
         """
         if codec == "reference":
             return TimeGrid.strided(self.schedule, steps)
-        grid = TimeGrid.make(self.schedule, steps, spacing="logsnr", u_max=U_MAX, cleanest=CLEANEST)
+        u_max = U_MAX
+        if noisiest is not None:
+            u_max = min(u_max, float(self.schedule.u(torch.tensor(float(noisiest), dtype=torch.float64))))
+        grid = TimeGrid.make(
+            self.schedule, steps, spacing="logsnr", u_max=u_max, cleanest=CLEANEST, forced=forced
+        )  # fmt: skip
         return replace(grid, t=torch.cat([grid.t[:-1], grid.t.new_tensor([CLEAN_LABEL])]))
 
     def fresh_noise(self, number: int, *, seed: int = 0, first: int = 0) -> Noise:
@@ -158,12 +172,13 @@ class ImageModel(Model):
         batch_size: int,
         progress: Progress | None,
         steer: Steer | None = None,
+        grid: TimeGrid | None = None,
     ) -> Codes:
         """Codes of images, each part [b, c, h, w] of them under condition(part, its rows)."""
         if codec not in CODECS:
             raise ZsemError(f"there is no codec {codec!r}; choose one of {', '.join(CODECS)}")
         number = len(inputs.pixels)
-        grid = self.grid(steps, codec)
+        grid = self.grid(steps, codec) if grid is None else grid
         zs, noises = [], []
         with evaluation(self):
             for start in range(0, number, batch_size):

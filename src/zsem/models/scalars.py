@@ -89,12 +89,17 @@ def only(inputs: Inputs) -> Inputs:
 
 def seen(model: DiffusionAutoencoder, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
     """Images as the encoder sees them: of the model's size, padded, on its device."""
-    channels, *sides = model.image_shape
+    return model.pad(resized(x0.to(model.device), model.image_shape, "autoencoder"))
+
+
+def resized(x0: Float[Tensor, "b c h w"], shape: tuple[int, int, int], what: str) -> Float[Tensor, "b c h2 w2"]:
+    """Images of the size of another network's, differentiably; ZsemError: `what` is for other channels than theirs."""
+    channels, *sides = shape
     if x0.shape[1] != channels:
-        raise ZsemError(f"the autoencoder is for images of {channels} channels, these have {x0.shape[1]}: take another")
-    if list(x0.shape[2:]) != sides:
-        x0 = F.interpolate(x0, size=sides, mode="bilinear", antialias=True, align_corners=False)
-    return model.pad(x0.to(model.device))
+        raise ZsemError(f"the {what} is for images of {channels} channels, these have {x0.shape[1]}: take another")
+    if list(x0.shape[2:]) == sides:
+        return x0
+    return F.interpolate(x0, size=sides, mode="bilinear", antialias=True, align_corners=False)
 
 
 def gram(h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c c"]:

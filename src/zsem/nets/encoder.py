@@ -64,9 +64,12 @@ class SemanticEncoder(nn.Module):
 
     def forward(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """z_sem of clean images in [-1, 1]."""
+        return self.project(self.features(x0))
+
+    def features(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
+        """What the last linear layer, `project`, reads of clean images in [-1, 1]."""
         h = self.layers(self.stem(F.pixel_unshuffle(x0, self.config.patch)))
-        pooled = F.adaptive_avg_pool2d(F.silu(self.norm_out(h)), self.config.pool)
-        return self.project(pooled.flatten(1))
+        return F.adaptive_avg_pool2d(F.silu(self.norm_out(h)), self.config.pool).flatten(1)
 
     def level_maps(self, x0: Float[Tensor, "b c h w"], levels: int) -> list[Float[Tensor, "b _ _ _"]]:
         """Feature maps at the end of the first levels, finest first; the rest of the network is not evaluated."""
@@ -92,9 +95,13 @@ class AttentionPool(nn.Module):
         self.project = nn.Linear(channels, out_dim)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        return self.project(self.features(x))
+
+    def features(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """What the last linear layer, `project`, reads."""
         tokens = x.flatten(2)
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.position
-        return self.project(attend(self.qkv(tokens.transpose(1, 2)), self.heads)[:, 0])
+        return attend(self.qkv(tokens.transpose(1, 2)), self.heads)[:, 0]
 
 
 class NoisyClassifierNet(HalfUNet):
@@ -116,5 +123,12 @@ class NoisyClassifierNet(HalfUNet):
 
     def forward(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b n"]:
         """Logits for x_t at timesteps t (0..T-1)."""
+        return self.pool(self._map(x_t, t))
+
+    def features(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
+        """What the last linear layer, `pool.project`, reads of x_t at timesteps t."""
+        return self.pool.features(self._map(x_t, t))
+
+    def _map(self, x_t: Tensor, t: Tensor) -> Tensor:
         h, _ = self.down(x_t, t, Condition())
-        return self.pool(F.silu(self.norm_out(h)))
+        return F.silu(self.norm_out(h))

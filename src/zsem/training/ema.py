@@ -23,8 +23,10 @@ def decay(iteration: int, sigma_rel: float, since: int = 1) -> float:
     """How much of the average is kept at `iteration` (counted from 1): (1 - since/t)^(gamma + 1) (EDM2, eq. 127).
 
     since: iterations since the update before. The average forgets the random start, which a fixed .9999 still carries
-    after 30,000 iterations.
+    after 30,000 iterations. A width of 0 keeps nothing.
     """
+    if sigma_rel == 0:
+        return 0.0
     return (1 - since / iteration) ** (power_exponent(sigma_rel) + 1)
 
 

@@ -24,6 +24,7 @@ from zsem.training.course import rate_factor, time_goal
 from zsem.training.finite import not_finite
 from zsem.training.log import Log
 from zsem.training.machine import bf16_is_fast, keep_freed_memory
+from zsem.training.optimisers import OptimiserName, make_optimiser
 from zsem.training.recompute import recompute_stages
 from zsem.training.replicas import Replicas, how_many
 from zsem.training.signals import StopRequest
@@ -53,20 +54,24 @@ class Loop:
         """on a CPU: copies of the networks that share a batch, a thread each; by default as many as torch's threads"""
         checkpoint_stages: bool = False
         """compute the stages of U-Nets and encoders again for the gradient: less memory, a third more time"""
+        optimiser: OptimiserName = "adamw"
+        """AdamW, or plain gradient descent without momentum"""
         learning_rate: float = 4e-4
-        """peak learning rate of AdamW"""
+        """peak learning rate"""
         betas: tuple[float, float] = (0.9, 0.99)
         """AdamW's decay of gradient and squared gradient"""
         weight_decay: float = 0.01
         """AdamW's decoupled weight decay"""
         warmup: int = 200
         """iterations over which the learning rate rises from zero"""
+        decay: Literal["auto", "none"] = "auto"
+        """fall of the learning rate: along a cosine to the last iteration, or at the end of a time limit; or none"""
         decay_share: float = 0.15
         """with a time limit: the last share of the time, over which the constant rate falls to zero"""
         clip: float = 1.0
         """largest norm of the gradient"""
         ema_width: float = 0.1
-        """relative width of the power-function average of the weights (EDM2) that becomes the model"""
+        """relative width of the power-function average of the weights (EDM2) that becomes the model; 0 for the last"""
         ema_others: tuple[float, ...] = (0.05, 0.2)
         """further widths that are tracked, from which `zsem ema` makes averages of any width"""
         ema_snapshots: int = 6
@@ -122,13 +127,10 @@ class Loop:
         others = {width: copy.deepcopy(self.average) for width in config.ema_others if width != config.ema_width}
         self.averages = {config.ema_width: self.average, **others}
         networks = objective.networks
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.AdamW(
-                network.parameters(), lr=config.learning_rate, betas=config.betas,
-                weight_decay=config.weight_decay, fused=True,
-            )
+        self.optimisers = {
+            name: make_optimiser(network, config.optimiser, config.learning_rate, config.betas, config.weight_decay)
             for name, network in networks.items()
-        }  # fmt: skip
+        }
         self.progress = self.restore()
         if config.checkpoint_stages:
             for network in networks.values():
@@ -169,7 +171,7 @@ class Loop:
         with self.stop.listening():
             while (p.seconds if timed else p.iteration) < goal and not self.stop.made:
                 share = (p.seconds if timed else p.iteration) / goal
-                decay_share = config.decay_share if timed else None
+                decay_share = 0.0 if config.decay == "none" else config.decay_share if timed else None
                 factor = rate_factor(p.iteration, share, warmup=config.warmup, decay_share=decay_share)
                 rate = config.learning_rate * factor
                 p.losses.append(self.step(batches, rate))
@@ -386,7 +388,7 @@ class Loop:
 def check(config: Loop.Config) -> Loop.Config:
     """The same config; raises ZsemError for values that no training can have."""
     for width in (config.ema_width, *config.ema_others):
-        if not 0 < width < ema.WIDEST:
+        if width != 0 and not 0 < width < ema.WIDEST:
             raise ZsemError(f"the averages' relative width must lie between 0 and {ema.WIDEST}, not {width:g}")
     lowest = {"batch_size": 1, "accumulate": 1, "log_every": 1, "ema_snapshots": 0, "validation_images": 2, "seed": 0}
     for name, least in {**lowest, "warmup": 0, "weight_decay": 0}.items():

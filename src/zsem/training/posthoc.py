@@ -90,6 +90,9 @@ def sources(run: Path) -> list[Source]:
         Source(iteration=int(newest.name), sigma_rel=float(path.stem.removeprefix(checkpoint.AVERAGE)), path=path)
         for path in sorted(newest.glob(f"{checkpoint.AVERAGE}*.safetensors"))
     ]
+    last = [source for source in last if source.sigma_rel > 0]  # one of width 0 is no average
+    if not last:
+        raise ZsemError(f"{run} kept the last weights alone (ema_width 0), and averages are not made from those")
     widths = [source.sigma_rel for source in last]
     earlier = [
         Source(iteration=int(path.stem), sigma_rel=width, path=path, prefix=f"{width}/")

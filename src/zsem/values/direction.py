@@ -32,9 +32,9 @@ class Shift(Protocol):
 class Direction:
     """A step in z or h that means something, whatever method found it.
 
-    space: "z" (normalised semantic code) or "h" (U-Net bottleneck).
+    space: "z" (normalised semantic code), "h" (U-Net bottleneck) or "x" (the noisy image x_t at one timestep).
     vector: the step for an amount of 1: in z [d]; in h [c, h, w] for all timesteps, or [steps, c, h, w] for `timesteps`
-        (h and w are 1 where the whole map is shifted alike).
+        (h and w are 1 where the whole map is shifted alike); in x [1, c, h, w] for one.
     unit: what an amount of 1 is, e.g. "standard deviation" or "logit of smile".
     name: what the direction changes, e.g. "smile".
     model: stamp of the model that the direction belongs to.
@@ -56,7 +56,7 @@ class Direction:
     def __post_init__(self) -> None:
         """Raises ValueError for a vector that is none of its space, or has other steps than there are timesteps."""
         shape = tuple(self.vector.shape)
-        if (self.space, len(shape)) not in {("z", 1), ("h", 3), ("h", 4)}:
+        if (self.space, len(shape)) not in {("z", 1), ("h", 3), ("h", 4), ("x", 4)}:
             raise ValueError(f"a direction is [d] in z, and [c, h, w] or [steps, c, h, w] in h, not {shape}")
         if len(self.timesteps) != (len(shape) == 4 and shape[0]):
             raise ValueError(f"a direction of shape {shape} does not have {len(self.timesteps)} timesteps")
