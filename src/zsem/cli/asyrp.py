@@ -100,7 +100,9 @@ def _goal(command: Directions, model: Editable, name: str, images: ImageSet) -> 
     kind, _, rest = (command.embedding or f"autoencoder:{command.model}").partition(":")
     if kind == "autoencoder":
         other = api.load(rest, kind=DiffusionAutoencoder)
-        return embeddings.towards_attribute(other, Semantics.load(find_model(rest) / "semantics", other), name)
+        learned = Semantics.load(find_model(rest) / "semantics", other)
+        # faces differ along it as the attribute does; the weight of a logistic probe points where none of them go
+        return embeddings.towards_attribute(other, learned, name, method="constrained")
     if kind == "images":
         return _between(model, rest, name)
     if kind == "clip":
@@ -109,7 +111,7 @@ def _goal(command: Directions, model: Editable, name: str, images: ImageSet) -> 
     else:
         found = api.load(rest, kind=Model)
         if not isinstance(found, Judge | NoisyClassifier):
-            raise ZsemError(f"{rest} is no classifier: train one with `zsem train --kind classifier`")
+            raise ZsemError(f"{rest} is no classifier: train one with `zsem train --model classifier`")
         goal = embeddings.towards_class(found, name)
     sets = _labelled(model, images, name)
     return goal if sets is None else goal.measured(*sets)
