@@ -101,7 +101,7 @@ def _goal(command: Directions, model: Editable, name: str, images: ImageSet) -> 
     if kind == "autoencoder":
         other = api.load(rest, kind=DiffusionAutoencoder)
         learned = Semantics.load(find_model(rest) / "semantics", other)
-        # faces differ along it as the attribute does; the weight of a logistic probe points where none of them go
+        # codes of the two kinds differ along it, and can follow; a logistic probe's weight points where no codes are
         return embeddings.towards_attribute(other, learned, name, method="constrained")
     if kind == "images":
         return _between(model, rest, name)
