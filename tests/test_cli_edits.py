@@ -209,7 +209,7 @@ def test_the_command_has_the_defaults_of_the_function():
         (["--direction", "DIR/one.safetensors", "--name", "smile"], "no direction 'smile': choose one of tilt"),
         (["--direction", "DIR/foreign.safetensors"], "belongs to model abc"),
         (["--direction", "DIR/short.safetensors"], "no direction of z of length 8"),
-        (["--direction", "DIR/none.safetensors"], "find the directions again"),
+        (["--direction", "DIR/none.safetensors"], "neither a file of directions nor a folder with a learned shift"),
     ],
 )
 def test_mistakes_in_edits(zsem, run, few, direction, tmp_path, options, sentence):

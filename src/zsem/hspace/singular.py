@@ -92,13 +92,15 @@ def top_triplets(
     Raises ValueError for fewer than one, or more than a vector or its image has numbers.
     """
     size = int(torch.Size(linear.shape).numel())
+    if not 1 <= number <= size:  # before all of its products are taken
+        raise ValueError(f"a map of {size} numbers has no {number} singular values")
     width, products = min(number + SPARE, size), 0
     start = draws.normal([(seed, i) for i in range(width)], (size,)).double()
     block = torch.linalg.qr(start.T).Q
     basis, images = block[:, :0], []
     while True:
         pushed = [linear.push(v.view(linear.shape)) for v in block.T]
-        if not 1 <= number <= min(size, pushed[0].numel()):
+        if number > pushed[0].numel():
             raise ValueError(f"a map of {size} to {pushed[0].numel()} numbers has no {number} singular values")
         basis = torch.cat([basis, block], dim=1)
         images += [_flat(image) for image in pushed]

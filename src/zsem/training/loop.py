@@ -387,8 +387,9 @@ class Loop:
 
 def check(config: Loop.Config) -> Loop.Config:
     """The same config; raises ZsemError for values that no training can have."""
-    for width in (config.ema_width, *config.ema_others):
-        if width != 0 and not 0 < width < ema.WIDEST:
+    widths = (config.ema_width, *config.ema_others) if config.ema_width else config.ema_others
+    for width in widths:
+        if not 0 < width < ema.WIDEST:
             raise ZsemError(f"the averages' relative width must lie between 0 and {ema.WIDEST}, not {width:g}")
     lowest = {"batch_size": 1, "accumulate": 1, "log_every": 1, "ema_snapshots": 0, "validation_images": 2, "seed": 0}
     for name, least in {**lowest, "warmup": 0, "weight_decay": 0}.items():
