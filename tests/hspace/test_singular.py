@@ -60,7 +60,7 @@ def test_the_rest_is_left_out(linear):
 
 def test_more_than_there_are_is_a_mistake(linear):
     for number in (0, 16):
-        with pytest.raises(ValueError, match="24 (to 15 )?numbers"):
+        with pytest.raises(ValueError, match=r"24 (to 15 )?numbers"):
             top_triplets(linear, number)
 
 

@@ -311,6 +311,19 @@ def test_progress_towards_a_sample(guidable, judge):
         next(guidable.progressive(3, colour="red"))
 
 
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc"])
+def test_a_walk_may_end_above_the_least_noise(plain, solver):
+    settings = {"seed": 1, "solver": solver, "steps": 6}
+    made = plain.sample(2, cleanest=100, **settings)
+    *_, predicted = plain.progressive(2, cleanest=100, **settings)
+    assert (made - predicted).abs().max() < 1e-5  # what is expected at the last level is the image
+    assert (made - plain.sample(2, **settings)).abs().max() > 1e-2
+    with pytest.raises(ZsemError, match="cleanest is a timestep"):
+        plain.sample(2, cleanest=-1)
+    with pytest.raises(ZsemError, match="steps must lie between 1 and 10"):
+        plain.sample(2, cleanest=990)
+
+
 def test_eta_adds_fresh_noise(plain):
     options = {"solver": "ddim", "steps": 5, "spacing": "uniform"}
     still, some, much = (plain.sample(2, eta=eta, **options) for eta in (0, 0.5, 1))

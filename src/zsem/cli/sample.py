@@ -32,7 +32,7 @@ PAIRS = 4
 """Rows of slerp.png."""
 FOR_ALL = {"json", "model", "out", "number", "seed", "batch_size"}
 """What `zsem sample` takes for models of any kind."""
-FOR_WALKS = {"solver", "steps", "spacing", "eta", "no_clip"}
+FOR_WALKS = {"solver", "steps", "spacing", "cleanest", "eta", "no_clip"}
 """What it takes for diffusion models and autoencoders."""
 FOR_CODES = {"where", "semantics", "method", "condition_scale", "truncation", "prior", "prior_solver", "prior_steps"}
 """What it takes for autoencoders alone."""
@@ -101,6 +101,8 @@ class Sample(Command):
     """noise levels to visit"""
     spacing: Literal["logsnr", "uniform", "trailing", "karras"] = "logsnr"
     """how they are spread"""
+    cleanest: int = 0
+    """least timestep to visit; the images are what is predicted there, without the grain that small models add below"""
     eta: float = 0.0
     """share of fresh noise in the steps of ddim, 0..1"""
     no_clip: FlagCreatePairsOff[bool] = False
@@ -172,7 +174,12 @@ class Sample(Command):
         from zsem.models.walking import Walking
 
         walking = Walking(
-            solver=self.solver, steps=self.steps, spacing=self.spacing, eta=self.eta, clip=not self.no_clip
+            solver=self.solver,
+            steps=self.steps,
+            spacing=self.spacing,
+            cleanest=self.cleanest,
+            eta=self.eta,
+            clip=not self.no_clip,
         )
         started = time.perf_counter()
         z = self._drawn(model)
@@ -236,7 +243,10 @@ class Sample(Command):
         """The arguments of `DiffusionModel.sample` that say how."""
         scale = self.classifier_scale
         return {
-            **{name: getattr(self, name) for name in ("solver", "steps", "spacing", "eta", "guidance_scale")},
+            **{
+                name: getattr(self, name)
+                for name in ("solver", "steps", "spacing", "cleanest", "eta", "guidance_scale")
+            },
             "guidance_rescale": self.guidance_rescale,
             "guidance_interval": self.guidance_interval,
             "clip": not self.no_clip,

@@ -152,6 +152,7 @@ class DiffusionAutoencoder(ImageModel):
         first: int = 0,
         solver: str = "unipc",
         steps: int = 20,
+        cleanest: int = 0,
         guidance_scale: float | int = 1.0,
         batch_size: int = 16,
         progress: Progress | None = None,
@@ -161,14 +162,14 @@ class DiffusionAutoencoder(ImageModel):
         prior, where, truncation: what z are drawn from, see `Prior.sample`. For its other settings, and those of
             `Walking`, draw codes and decode them: model.decode(model.codes(prior.sample(n, ..)), walking=..).
         first: position of the first image, so that many can be made in parts.
-        solver, steps: of the decoder. guidance_scale: see `decode`.
+        solver, steps, cleanest: of the decoder, see `Walking`. guidance_scale: see `decode`.
         Raises ZsemError for the prior of another model, and as `Prior.sample` and `decode` do.
         """
         self.check_prior(prior)
         codes = self.codes(prior.sample(number, seed=seed, first=first, where=where, truncation=truncation))
         return self.decode(
             codes, seed=seed, first=first, guidance_scale=guidance_scale,
-            walking=Walking(solver=solver, steps=steps), batch_size=batch_size, progress=progress,
+            walking=Walking(solver=solver, steps=steps, cleanest=cleanest), batch_size=batch_size, progress=progress,
         )  # fmt: skip
 
     def codes(self, z: Float[Tensor, "n d"]) -> Codes:

@@ -80,6 +80,7 @@ class DiffusionModel(ImageModel):
         solver: str = "unipc",
         steps: int = 20,
         spacing: Spacing = "logsnr",
+        cleanest: int = 0,
         eta: float | int = 0.0,
         clip: bool = True,
         guidance_scale: float | int = 1.0,
@@ -107,9 +108,9 @@ class DiffusionModel(ImageModel):
         Raises ZsemError for settings that contradict each other, too many steps, or classes that do not exist.
         """
         settings = Sampling(
-            solver=solver, steps=steps, spacing=spacing, eta=eta, clip=clip, guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale, guidance_interval=guidance_interval, classifier=classifier,
-            classifier_scale=classifier_scale, classifier_form=classifier_form, scalars=scalars,
+            solver=solver, steps=steps, spacing=spacing, cleanest=cleanest, eta=eta, clip=clip,
+            guidance_scale=guidance_scale, guidance_rescale=guidance_rescale, guidance_interval=guidance_interval,
+            classifier=classifier, classifier_scale=classifier_scale, classifier_form=classifier_form, scalars=scalars,
             scalars_through=scalars_through, scalars_normalised=scalars_normalised,
         )  # fmt: skip
         out = []

@@ -27,15 +27,20 @@ class Walking:
     """noise levels to visit"""
     spacing: Spacing = "logsnr"
     """how they are spread"""
+    cleanest: int = 0
+    """the least timestep that is visited, where the walk ends with the x0 predicted there (heun corrects it once more):
+    small models learn the least noise last, and leave a grain of it on images that are walked to timestep 0"""
     eta: float | int = 0.0
     """share of fresh noise in the steps of ddim, 0..1; 1 is ddpm"""
     clip: bool = True
     """clip every prediction of x0, guided or not, to [-1, 1], as DDPM's sampler does"""
 
     def check_solver(self) -> None:
-        """Raise ZsemError where there is no such solver, or it adds no noise and is asked to."""
+        """Raise ZsemError where there is no such solver or timestep, or it adds no noise and is asked to."""
         if self.solver not in SOLVERS:
             raise ZsemError(f"there is no solver {self.solver!r}; choose one of {', '.join(SOLVERS)}")
+        if self.cleanest < 0:
+            raise ZsemError(f"cleanest is a timestep, 0 or above, not {self.cleanest}")
         if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
             raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
 
@@ -51,9 +56,9 @@ class Walking:
         """The steps from x_T to clean; clipped last, so after all guidance.
 
         noise: standard normal noise of a step, for what adds some. variance: of the steps of ddpm.
-        Raises ZsemError, where it is called, for more steps than there are timesteps.
+        Raises ZsemError, where it is called, for more steps than there are timesteps from `cleanest` on.
         """
-        grid = TimeGrid.make(schedule, self.steps, spacing=self.spacing)
+        grid = TimeGrid.make(schedule, self.steps, spacing=self.spacing, cleanest=self.cleanest)
         own: dict[str, Any] = {"eta": self.eta, "noise": noise} if self.eta > 0 else {}
         if self.solver == "ddpm":
             own = {"noise": noise, "variance": variance}
