@@ -65,6 +65,13 @@ def test_h_of_samples_comes_with_their_images(random_model):
         collect_samples(model, 3, classes=classes, guidance_scale=2)
 
 
+def test_h_of_samples_whose_walk_ends_early(random_model):
+    model = random_model()
+    found, images = collect_samples(model, 2, steps=5, cleanest=200)
+    assert min(found.timesteps) >= 200 and found.h.shape[1] == 5
+    assert torch.equal(images, model.sample(2, steps=5, cleanest=200))
+
+
 def test_an_autoencoder_is_told_the_z_of_its_images(small_model):
     images = normal([(5, i) for i in range(2)], (3, 16, 16)).clamp(-1, 1)
     found, codes = collect(small_model, images, steps=3)

@@ -23,6 +23,7 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes, DiffusionModel
 from zsem.models.imaging import STEPS, Progress
 from zsem.models.inputs import Images, Inputs
+from zsem.models.walking import Walking
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import Condition, Denoiser
@@ -112,7 +113,8 @@ def collect_samples(
     """
     if settings.get("guidance_scale", 1) != 1:
         raise ZsemError("h is collected from samples without classifier-free guidance: leave guidance_scale at 1")
-    levels = _levels(TimeGrid.make(model.schedule, steps, spacing=spacing), interval)
+    walking = Walking(steps=steps, spacing=spacing, cleanest=settings.get("cleanest", 0))
+    levels = _levels(walking.grid(model.schedule), interval)
     images = []
     with _room(model, number, levels, pooled, file) as h:
         for rows in batches(number, batch_size):

@@ -44,6 +44,10 @@ class Walking:
         if not 0 <= self.eta <= 1 or (self.eta > 0 and self.solver != "ddim"):
             raise ZsemError(f"eta = {self.eta:g} must lie in 0..1 and is for the solver ddim alone")
 
+    def grid(self, schedule: NoiseSchedule, *, u_max: float | None = None) -> TimeGrid:
+        """The noise levels, of those with sigma/alpha up to `u_max`. ZsemError: more steps than there are timesteps."""
+        return TimeGrid.make(schedule, self.steps, spacing=self.spacing, cleanest=self.cleanest, u_max=u_max)
+
     def walk(
         self,
         denoise: BoundDenoiser,
@@ -52,13 +56,15 @@ class Walking:
         noise: NoiseSource,
         *,
         variance: Variance = "small",
+        u_max: float | None = None,
     ) -> Iterator[Step]:
         """The steps from x_T to clean; clipped last, so after all guidance.
 
         noise: standard normal noise of a step, for what adds some. variance: of the steps of ddpm.
+        u_max: x_T stands at the noisiest level up to this sigma/alpha; None = of all.
         Raises ZsemError, where it is called, for more steps than there are timesteps from `cleanest` on.
         """
-        grid = TimeGrid.make(schedule, self.steps, spacing=self.spacing, cleanest=self.cleanest)
+        grid = self.grid(schedule, u_max=u_max)
         own: dict[str, Any] = {"eta": self.eta, "noise": noise} if self.eta > 0 else {}
         if self.solver == "ddpm":
             own = {"noise": noise, "variance": variance}
