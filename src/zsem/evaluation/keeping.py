@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from zsem.data.images import ImageSet
-from zsem.values.files import read_tensors, write_whole
+from zsem.values.files import read_metadata, read_tensors, write_whole
 
 
 def fingerprint(images: ImageSet) -> str:
@@ -43,13 +43,10 @@ def read_kept(path: Path, origin: Mapping[str, Any]) -> tuple[dict[str, Any], di
 
     Raises ZsemError where the file is damaged.
     """
-    import safetensors
-
     if not path.exists():
         return None
     tensors = read_tensors(path, "delete it, and what it held is measured again")
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if metadata.get("origin") != json.dumps(origin):
         return None
     return json.loads(metadata["result"]), tensors

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import ClassifierGuidance, Interval, Scalar, SemanticGuidance, Steered, idle, limited
-from zsem.diffusion.schedule import TimeGrid, level_like
-from zsem.diffusion.solvers import SOLVERS, Solver, last
+from zsem.diffusion.schedule import level_like
+from zsem.diffusion.solvers import last
 from zsem.hspace.collect import Editable, batches, of_rows
 from zsem.hspace.latents import condition_for, invert
 from zsem.models.autoencoder import DiffusionAutoencoder
@@ -26,7 +26,7 @@ from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import STEPS, Progress, Steer, evaluation
 from zsem.models.inputs import Images
-from zsem.values import draws
+from zsem.models.walking import Walking
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition, Denoiser, Prediction
@@ -76,18 +76,21 @@ def sdedit(
     solver: of `SOLVERS`, with `steps` levels from t0 on. seed: of the noise, a function of (seed, position).
     Raises ZsemError for guides that do not fit, a t0 outside the schedule, or more steps than there are levels.
     """
-    guides, solve = _guides(model, images, target), _solver(solver)
+    guides = _guides(model, images, target)
     if not 0 <= t0 <= model.schedule.timesteps - 1:
         raise ZsemError(f"t0 must lie in 0..{model.schedule.timesteps - 1}, not {t0:g}")
+    walking = Walking(solver=solver, steps=min(steps, int(t0) + 1), clip=False)
+    walking.check_solver()
     if t0 == 0:
         return guides
     u = float(model.schedule.u(torch.tensor(float(t0), dtype=torch.float64)))
-    grid = TimeGrid.make(model.schedule, min(steps, int(t0) + 1), spacing="logsnr", u_max=u)
+    grid = walking.grid(model.schedule, u_max=u)
 
     def walk(x0: Tensor, cond: Condition, rows: slice) -> Tensor:
-        eps = draws.normal([(seed, i) for i in range(rows.start, rows.stop)], model.noise_shape).to(x0)
+        eps = model.fresh_noise(len(x0), seed=seed, first=rows.start).x_T.to(x0)
         x = float(grid.alpha[0]) * x0 + float(grid.sigma[0]) * eps
-        return last(solve(bind(model.denoiser, cond), x, grid, **_noise(model, solver, seed, rows)))[0]
+        more = model.step_noise(seed, range(rows.start, rows.stop))
+        return last(walking.walk(bind(model.denoiser, cond), x, model.schedule, more, u_max=u))[0]
 
     return _each(model, guides, classes, walk, batch_size, progress)
 
@@ -112,15 +115,16 @@ def lowpass_guided(
     from, and at the last step it is met exactly.
     interval: first and last timestep at which it acts; None = all. Other arguments and errors as for `sdedit`.
     """
-    guides, solve = _guides(model, images, target), _solver(solver)
+    guides, walking = _guides(model, images, target), Walking(solver=solver, steps=steps, clip=False)
+    walking.check_solver()
     if factor < 1 or any(side % factor for side in model.noise_shape[1:]):
         raise ZsemError(f"factor must divide the sides of the images, {model.noise_shape[1:]}, not be {factor}")
-    grid = TimeGrid.make(model.schedule, steps, spacing="logsnr")
 
     def walk(x0: Tensor, cond: Condition, rows: slice) -> Tensor:
-        x = model.fresh_noise(rows.stop - rows.start, seed=seed, first=rows.start).x_T.to(x0)
+        x = model.fresh_noise(len(x0), seed=seed, first=rows.start).x_T.to(x0)
         guided = LowPass(bind(model.denoiser, cond), x0, factor, interval=interval)
-        return last(solve(guided, x, grid, **_noise(model, solver, seed, rows)))[0]
+        more = model.step_noise(seed, range(rows.start, rows.stop))
+        return last(walking.walk(guided, x, model.schedule, more))[0]
 
     return _each(model, guides, classes, walk, batch_size, progress)
 
@@ -248,20 +252,6 @@ def _guides(model: Editable, images: Images, target: Target) -> Float[Tensor, "n
     if target.guides.shape != found.shape:
         raise ZsemError(f"each image has one guide of its size: {list(found.shape)}, not {list(target.guides.shape)}")
     return target.guides
-
-
-def _solver(name: str) -> Solver:
-    if name not in SOLVERS:
-        raise ZsemError(f"there is no solver {name!r}; choose one of {', '.join(SOLVERS)}")
-    return SOLVERS[name]
-
-
-def _noise(model: Editable, solver: str, seed: int, rows: slice) -> dict[str, Callable[[int], Tensor]]:
-    """The noise of the solver that draws some; that of a step is another than the first."""
-    if solver != "ddpm":
-        return {}
-    names = range(rows.start, rows.stop)
-    return {"noise": lambda step: draws.normal([(seed, i, step) for i in names], model.noise_shape)}
 
 
 def _each(

@@ -17,7 +17,6 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import U_MAX, Progress, evaluation
 from zsem.models.shift import LearnedShift
-from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.direction import Direction, Shift
 from zsem.values.errors import ZsemError
@@ -92,10 +91,7 @@ def asymmetric(
         part = codes[rows]
         cond = condition_of(model, part, of_rows(classes, rows))
         noise = part.noise or model.fresh_noise(len(part), seed=seed, first=first + rows.start)
-
-        def fresh(step: int, rows: slice = rows) -> Tensor:
-            return draws.normal([(seed, first + row, step) for row in range(rows.start, rows.stop)], model.noise_shape)
-
+        fresh = model.step_noise(seed, range(first + rows.start, first + rows.stop))
         x_T = noise.x_T.to(model.device)
         with evaluation(model):
             walk = asyrp(model.denoiser, cond, x_T, grid, shift, t_edit=t_edit, t_boost=t_boost, noise=fresh)

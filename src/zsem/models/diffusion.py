@@ -184,7 +184,7 @@ class DiffusionModel(ImageModel):
                 denoise = bind(self.denoiser, self._condition(wanted, slice(rows.start, rows.stop)))
                 out.append(bits_per_dim(
                     Clip(denoise) if clip else denoise, inputs.part(slice(rows.start, rows.stop)).to(self.device), grid,
-                    noise=self._noise(seed, rows), variance="learned" if self.config.learned_range else "small",
+                    noise=self.step_noise(seed, rows), variance="learned" if self.config.learned_range else "small",
                     subset=None if terms is None or terms == T else terms - 1,
                     places=stratified_draws([(seed, position) for position in rows], TIMESTEP_DRAW),
                 ))  # fmt: skip
@@ -281,7 +281,7 @@ class DiffusionModel(ImageModel):
             raise ZsemError(f"x_T must be {[number, *self.noise_shape]} here, not {list(x_T.shape)}")
         for start in range(0, number, batch_size):
             rows = slice(start, min(start + batch_size, number))
-            noise = self._noise(seed, range(first + rows.start, first + rows.stop))
+            noise = self.step_noise(seed, range(first + rows.start, first + rows.stop))
             denoise = self._guided(self.denoiser if denoiser is None else denoiser, wanted, rows, settings)
             variance = "learned" if config.learned_range else "small"
             yield rows, settings.walk(denoise, x_T[rows].to(self.device), self.schedule, noise, variance=variance)

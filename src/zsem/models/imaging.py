@@ -229,14 +229,14 @@ class ImageModel(Model):
                 if walking is None:
                     x0 = CODECS[codes.codec].decode(denoiser(rows), part, grid)
                 else:
-                    more = self._noise(seed, range(first + rows.start, first + rows.stop))
+                    more = self.step_noise(seed, range(first + rows.start, first + rows.stop))
                     x0, _ = last(walking.walk(denoiser(rows), part.x_T, self.schedule, more))
                 out.append(self.crop(x0).float().cpu())
                 if progress is not None:
                     progress(rows.stop, len(codes))
         return torch.cat(out)
 
-    def _noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
+    def step_noise(self, seed: int, rows: range) -> Callable[[int], Tensor]:
         """Standard normal noise of a step for some of the images, a function of (seed, position, step)."""
         return lambda step: draws.normal([(seed, position, step) for position in rows], self.noise_shape)
 

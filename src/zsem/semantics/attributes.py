@@ -22,7 +22,7 @@ from zsem.semantics.choice import Choice, choose, exclusive_pairs, label_scale
 from zsem.semantics.probes import Codes, Labels, Probe, to_float64
 from zsem.values.direction import Direction, load_directions
 from zsem.values.errors import ZsemError
-from zsem.values.files import read_tensors, write_whole
+from zsem.values.files import read_format, write_whole
 from zsem.values.logistic import Logistic
 
 Method = Literal["constrained", "logistic", "mean"]
@@ -344,15 +344,7 @@ def _entry(name: str, attribute: Attribute) -> dict[str, Any]:
 
 def read_semantics(path: Path) -> Semantics:
     """What `Semantics.save` wrote, whatever its model. Raises ZsemError where the file is damaged or foreign."""
-    import safetensors
-
-    tensors = read_tensors(path, AGAIN)
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise ZsemError(f"{path} holds no attributes of zsem; {AGAIN}")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {FORMAT_VERSION}")
+    tensors, metadata = read_format(path, FORMAT, FORMAT_VERSION, holds="attributes", mend=AGAIN)
     known = json.loads(metadata["semantics"])
     stamp, attributes = known["model"], {}
     for entry, vector, centres in zip(known["attributes"], tensors["vectors"], tensors["centres"], strict=True):

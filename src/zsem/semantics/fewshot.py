@@ -29,7 +29,7 @@ from zsem.models.prior import LogP
 from zsem.semantics.probes import Codes, HeldOutCodes, to_float64
 from zsem.semantics.unlabelled import class_prior_of, frequency_of, labelled_or_not, non_negative
 from zsem.values.errors import ZsemError
-from zsem.values.files import read_tensors, write_whole
+from zsem.values.files import read_format, write_whole
 from zsem.values.logistic import Logistic
 
 METHODS = ("elkan_noto", "nnpu", "naive")
@@ -141,16 +141,8 @@ class FewShot:
     @staticmethod
     def load(path: str | Path, model: DiffusionAutoencoder) -> FewShot:
         """Read what `save` wrote. Raises ZsemError for a missing, damaged or foreign file, or one of another model."""
-        import safetensors
-
         path = Path(path)
-        tensors = read_tensors(path, AGAIN)
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
-            raise ZsemError(f"{path} holds no few-shot classifier of zsem; {AGAIN}")
-        if metadata.get("version") != str(FORMAT_VERSION):
-            raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {FORMAT_VERSION}")
+        tensors, metadata = read_format(path, FORMAT, FORMAT_VERSION, holds="few-shot classifier", mend=AGAIN)
         about = json.loads(metadata["fewshot"])
         if about["model"] != model.stamp:
             raise ZsemError(f"{path} belongs to model {about['model']}, this is {model.stamp}: {AGAIN}")

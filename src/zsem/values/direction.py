@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zsem.values.errors import ZsemError
-from zsem.values.files import read_tensors, write_whole
+from zsem.values.files import read_format, write_whole
 
 FORMAT_VERSION = 1
 
@@ -179,16 +179,10 @@ def save_directions(path: str | Path, directions: Sequence[Direction]) -> Path:
 
 def load_directions(path: str | Path) -> list[Direction]:
     """Read what `save_directions` wrote. Raises ZsemError where the file is missing, damaged or foreign."""
-    import safetensors
-
-    path = Path(path)
-    vectors = read_tensors(path, "find the directions again").get("vectors")
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    if metadata.get("format") != "zsem.directions" or vectors is None:
-        raise ZsemError(f"{path} holds no directions of zsem")
-    if metadata.get("version") != str(FORMAT_VERSION):
-        raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {FORMAT_VERSION}")
+    path, again = Path(path), "find the directions again"
+    tensors, metadata = read_format(path, "zsem.directions", FORMAT_VERSION, holds="directions", mend=again)
+    if (vectors := tensors.get("vectors")) is None:
+        raise ZsemError(f"{path} holds no directions of zsem; {again}")
     about = json.loads(metadata["directions"])
     return [
         Direction(vector=vector, **{**one, "timesteps": tuple(one.get("timesteps", ()))})

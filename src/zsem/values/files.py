@@ -31,6 +31,30 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
+def read_format(
+    path: Path, name: str, version: int, *, holds: str, mend: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file that says that it has this format and version.
+
+    holds: what such files hold, for people.
+    Raises ZsemError where the file is missing, damaged, of another format or another version.
+    """
+    tensors, metadata = read_tensors(path, mend), read_metadata(path)
+    if metadata.get("format") != name:
+        raise ZsemError(f"{path} holds no {holds} of zsem; {mend}")
+    if metadata.get("version") != str(version):
+        raise ZsemError(f"{path} has version {metadata.get('version')}; this zsem reads version {version}")
+    return tensors, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in the head of a safetensors file that is whole."""
+    import safetensors
+
+    with safetensors.safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
 def read_tensors(path: Path, mend: str) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises ZsemError, which ends in `mend`, where it is missing or damaged."""
     import safetensors.torch
