@@ -9,8 +9,9 @@ import torch
 
 from zsem.hspace import directional
 from zsem.hspace.directional import DirectionalObjective, ShiftObjective, TuningObjective, directional_loss
+from zsem.hspace.editable import invert
 from zsem.hspace.embeddings import Goal
-from zsem.hspace.latents import invert, invert_as_published
+from zsem.hspace.latents import invert_as_published
 from zsem.models.shift import LearnedShift
 from zsem.nets.shift import ShiftNet
 from zsem.training.shifts import RECIPES

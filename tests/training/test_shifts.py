@@ -9,10 +9,11 @@ import torch
 from zsem.diffusion.denoiser import bind
 from zsem.hspace.alternatives import Target, tuned
 from zsem.hspace.directional import ShiftObjective
+from zsem.hspace.editable import invert
 from zsem.hspace.edits import symmetric
 from zsem.hspace.embeddings import Goal
 from zsem.hspace.engine import Shifts
-from zsem.hspace.latents import invert, invert_as_published
+from zsem.hspace.latents import invert_as_published
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.shift import LearnedShift, load_shifts
 from zsem.nets.unet import UNet

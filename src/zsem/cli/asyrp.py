@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from zsem.cli.directions import Directions
     from zsem.data.images import ImageSet
-    from zsem.hspace.collect import Editable
+    from zsem.hspace.editable import Editable
     from zsem.hspace.embeddings import Goal
 
 LATENTS = 200

@@ -19,7 +19,8 @@ from zsem.values.errors import ZsemError
 if TYPE_CHECKING:
     from zsem.cli.directions import Directions
     from zsem.data.images import ImageSet
-    from zsem.hspace.collect import Collected, Editable
+    from zsem.hspace.collect import Collected
+    from zsem.hspace.editable import Editable
     from zsem.values.direction import Direction
 
 SHARE = 0.6

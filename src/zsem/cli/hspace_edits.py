@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zsem.cli.edits import Edited, Plan, units
 from zsem.cli.images import classes_for, open_images
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from zsem.cli.edits import Edit
     from zsem.data.images import ImageSet
-    from zsem.hspace.collect import Editable
+    from zsem.hspace.editable import Editable
     from zsem.hspace.intervals import Phases
     from zsem.models.shift import NamedShift
-    from zsem.values.codes import Codes
     from zsem.values.direction import Shift
 
     Terms = list[tuple[float, NamedShift]]
@@ -85,6 +84,7 @@ def in_bottleneck(command: Edit, model: Editable, terms: Terms) -> tuple[Plan, C
 def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSet, int], Made]:
     """Directions in h: along the exact codec's way, or the published process."""
     from zsem.hspace.boundary import Reach
+    from zsem.hspace.editable import invert
     from zsem.hspace.edits import asymmetric, symmetric
     from zsem.hspace.engine import Shifts
     from zsem.values.direction import Direction
@@ -106,15 +106,22 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
     grid = model.grid(command.steps, codec, forced=sorted(forced))
 
     def make(images: ImageSet, first: int) -> Made:
-        told: dict[str, Any] = {} if (classes := classes_for(model, images)) is None else {"classes": classes}
-        codes = _codes(model, images, codec=codec, grid=grid, **told)
+        classes = classes_for(model, images)
+        codes = invert(model, images, classes=classes, codec=codec, grid=grid)
 
         def decoded(shift: Shift) -> Tensor:
             if symmetrical:
                 interval = (ends.t_edit, model.schedule.timesteps - 1)
-                return symmetric(model, codes, shift, gain=command.gain, interval=interval, **told)
+                return symmetric(model, codes, shift, gain=command.gain, interval=interval, classes=classes)
             return asymmetric(
-                model, codes, shift, t_edit=ends.t_edit, t_boost=ends.t_boost, seed=command.seed, first=first, **told
+                model,
+                codes,
+                shift,
+                t_edit=ends.t_edit,
+                t_boost=ends.t_boost,
+                seed=command.seed,
+                first=first,
+                classes=classes,
             )
 
         return decoded(Shifts(summed)), lambda: decoded(Shifts([]))
@@ -133,6 +140,7 @@ def step_share(shift: NamedShift, steps: int) -> float:
 
 def _at_level(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSet, int], Made]:
     """Directions in x: the images are inverted to their noise level, moved there, and decoded."""
+    from zsem.hspace.editable import decode
     from zsem.hspace.jacobian import moved, to_level
     from zsem.values.direction import Direction
 
@@ -142,9 +150,10 @@ def _at_level(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSe
     timestep = round(directions[0][1].timesteps[0])
 
     def make(images: ImageSet, first: int) -> Made:
-        told: dict[str, Any] = {} if (classes := classes_for(model, images)) is None else {"classes": classes}
-        codes = to_level(model, images, timestep, steps=command.steps, **told)
-        return model.decode(moved(codes, directions), **told), lambda: model.decode(codes, **told)
+        classes = classes_for(model, images)
+        codes = to_level(model, images, timestep, steps=command.steps, classes=classes)
+        edited = decode(model, moved(codes, directions), classes=classes)
+        return edited, lambda: decode(model, codes, classes=classes)
 
     return make
 
@@ -152,6 +161,7 @@ def _at_level(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSe
 def _with_content(command: Edit, model: Editable) -> Callable[[ImageSet, int], Made]:
     """The content of one reference image."""
     from zsem.hspace.collect import collect
+    from zsem.hspace.editable import decode, invert
     from zsem.hspace.injection import inject
 
     if command.mode != "symmetric" or command.reach:
@@ -166,19 +176,15 @@ def _with_content(command: Edit, model: Editable) -> Callable[[ImageSet, int], M
     reference, _ = collect(model, shown, classes=classes_for(model, shown), steps=command.steps)
 
     def make(images: ImageSet, first: int) -> Made:
-        told: dict[str, Any] = {} if (classes := classes_for(model, images)) is None else {"classes": classes}
-        codes = _codes(model, images, steps=command.steps, **told)
+        classes = classes_for(model, images)
+        codes = invert(model, images, classes=classes, steps=command.steps)
         interval = (t_edit, model.schedule.timesteps - 1)
-        mixed = inject(model, codes, reference, gamma=command.gamma, gain=command.gain, interval=interval, **told)
-        return mixed, lambda: model.decode(codes, **told)
+        mixed = inject(
+            model, codes, reference, gamma=command.gamma, gain=command.gain, interval=interval, classes=classes
+        )
+        return mixed, lambda: decode(model, codes, classes=classes)
 
     return make
-
-
-def _codes(model: Editable, images: ImageSet, **told: Any) -> Codes:
-    from zsem.models.diffusion import DiffusionModel
-
-    return model.invert(images, **told) if isinstance(model, DiffusionModel) else model.encode(images, **told)
 
 
 def _phases(command: Edit, model: Editable, shifts: Sequence[Shift] = ()) -> Phases:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from zsem.data.images import ImageSet
     from zsem.data.intensity import Intensity
-    from zsem.hspace.collect import Editable
+    from zsem.hspace.editable import Editable
     from zsem.models.autoencoder import DiffusionAutoencoder
     from zsem.models.imaging import ImageModel
 

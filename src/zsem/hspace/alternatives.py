@@ -19,15 +19,13 @@ from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import ClassifierGuidance, Interval, Scalar, SemanticGuidance, Steered, idle, limited
 from zsem.diffusion.schedule import level_like
 from zsem.diffusion.solvers import last
-from zsem.hspace.collect import Editable, batches, of_rows
-from zsem.hspace.latents import condition_for, invert
-from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.hspace.collect import batches, of_rows
+from zsem.hspace.editable import Editable, condition_for, decode, invert
 from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import Classes
-from zsem.models.imaging import STEPS, Progress, Steer, evaluation
+from zsem.models.imaging import STEPS, Progress, evaluation
 from zsem.models.inputs import Images
 from zsem.models.walking import Walking
-from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 from zsem.values.prediction import BoundDenoiser, Condition, Denoiser, Prediction
 
@@ -165,7 +163,7 @@ def classifier_guided(
         terms = [(scale, lambda x0: scalar(model.crop(x0)))]
         return SemanticGuidance(denoise, terms, normalise=normalise, interval=interval)
 
-    return _decode(model, codes, classes, steer, batch_size, progress)
+    return decode(model, codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)
 
 
 def tuned(
@@ -195,7 +193,7 @@ def tuned(
     def steer(cond: Condition, _: slice) -> BoundDenoiser:
         return bind(Replaced(model.denoiser, other.denoiser, interval), cond)
 
-    return _decode(model, codes, classes, steer, batch_size, progress)
+    return decode(model, codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)
 
 
 class LowPass(Steered):
@@ -272,11 +270,3 @@ def _each(
         if progress is not None:
             progress(rows.stop, len(guides))
     return torch.cat(out)
-
-
-def _decode(
-    model: Editable, codes: Codes, classes: Classes, steer: Steer, batch_size: int, progress: Progress | None
-) -> Float[Tensor, "n c h w"]:
-    if isinstance(model, DiffusionAutoencoder):
-        return model.decode(codes, batch_size=batch_size, steer=steer, progress=progress)
-    return model.decode(codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)

@@ -18,18 +18,15 @@ from torch import Tensor
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Interval
 from zsem.diffusion.schedule import Spacing, TimeGrid
+from zsem.hspace.editable import Editable, invert
 from zsem.hspace.engine import Recorder
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes, DiffusionModel
 from zsem.models.imaging import STEPS, Progress
 from zsem.models.inputs import Images, Inputs
 from zsem.models.walking import Walking
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
-from zsem.values.prediction import Condition, Denoiser
-
-Editable = DiffusionModel | DiffusionAutoencoder
-"""Models with a bottleneck to edit in."""
+from zsem.values.prediction import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,18 +133,7 @@ def invert_through(
     """Codes of one batch of images, found with another denoiser in place of the model's."""
     told: dict[str, Any] = {"codec": codec, "steps": steps, "batch_size": len(inputs)}
     told["steer"] = lambda cond, _: bind(denoiser, cond)
-    if isinstance(model, DiffusionModel):
-        return model.invert(inputs, classes=classes, **told)
-    if classes is not None:
-        raise ZsemError("an autoencoder is told z and no class: leave out the classes")
-    return model.encode(inputs, **told)
-
-
-def condition_of(model: Editable, codes: Codes, classes: Classes) -> Condition:
-    """What the network is told of one batch of codes."""
-    if isinstance(model, DiffusionModel):
-        return model.condition(classes, len(codes))
-    return Condition(z=codes.z.to(model.device))
+    return invert(model, inputs, classes=classes, **told)
 
 
 def _levels(grid: TimeGrid, interval: Interval | None) -> tuple[float, ...]:

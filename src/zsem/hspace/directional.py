@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zsem.diffusion.denoiser import NetworkDenoiser
 from zsem.diffusion.schedule import TimeGrid, level_like
-from zsem.hspace.collect import Editable
+from zsem.hspace.editable import Editable
 from zsem.hspace.embeddings import Goal, frozen
 from zsem.hspace.engine import predictions
 from zsem.models.autoencoder import DiffusionAutoencoder

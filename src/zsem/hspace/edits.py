@@ -11,9 +11,9 @@ from zsem.diffusion.guidance import Interval
 from zsem.diffusion.schedule import Spacing, TimeGrid
 from zsem.diffusion.solvers import last
 from zsem.hspace.asyrp import asyrp, asyrp_grid
-from zsem.hspace.collect import Editable, batches, condition_of, of_rows
+from zsem.hspace.collect import batches, of_rows
+from zsem.hspace.editable import Editable, condition_of, decode
 from zsem.hspace.engine import Edited
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import U_MAX, Progress, evaluation
 from zsem.models.shift import LearnedShift
@@ -48,9 +48,7 @@ def symmetric(
     def steer(cond: Condition, _: slice) -> BoundDenoiser:
         return bind(Edited(model.denoiser, shift, gain, interval=interval), cond)
 
-    if isinstance(model, DiffusionAutoencoder):
-        return model.decode(codes, seed=seed, batch_size=batch_size, steer=steer, progress=progress)
-    return model.decode(codes, classes=classes, seed=seed, batch_size=batch_size, steer=steer, progress=progress)
+    return decode(model, codes, classes=classes, seed=seed, batch_size=batch_size, steer=steer, progress=progress)
 
 
 def asymmetric(

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.guidance import Interval
-from zsem.hspace.collect import Collected, Editable
+from zsem.hspace.collect import Collected
+from zsem.hspace.editable import Editable, decode
 from zsem.hspace.engine import Edited
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import Progress
 from zsem.values.codes import Codes, slerp
@@ -125,6 +125,4 @@ def inject(
         strength = gain if gamma != 0 else 0
         return bind(Edited(model.denoiser, shift(rows), strength, interval=interval, alike=False), cond)
 
-    if isinstance(model, DiffusionAutoencoder):
-        return model.decode(codes, batch_size=batch_size, steer=steer, progress=progress)
-    return model.decode(codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)
+    return decode(model, codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)

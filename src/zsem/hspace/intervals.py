@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from zsem.diffusion.guidance import Steered
-from zsem.hspace.collect import Editable, batches, condition_of, invert_through, of_rows
+from zsem.hspace.collect import batches, invert_through, of_rows
+from zsem.hspace.editable import Editable, condition_of
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import Progress, evaluation
 from zsem.models.inputs import Images

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from zsem.hspace.collect import Editable, condition_of
+from zsem.hspace.editable import Editable, condition_of, invert
 from zsem.hspace.engine import halves
 from zsem.hspace.singular import (
     TOLERANCE,
@@ -25,7 +25,6 @@ from zsem.hspace.singular import (
     top_triplets,
     within_null_space,
 )
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import STEPS, Progress, evaluation
 from zsem.models.inputs import Images
@@ -58,9 +57,7 @@ def to_level(
     told: dict[str, Any] = {
         "grid": model.grid(steps, noisiest=timestep), "batch_size": batch_size, "progress": progress,
     }  # fmt: skip
-    if isinstance(model, DiffusionAutoencoder):
-        return model.encode(images, **told)
-    return model.invert(images, classes=classes, **told)
+    return invert(model, images, classes=classes, **told)
 
 
 def directions(

@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from zsem.diffusion.denoiser import bind
 from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import ddim, last
-from zsem.hspace.collect import Editable, batches, of_rows
+from zsem.hspace.collect import batches, of_rows
+from zsem.hspace.editable import Editable, condition_for
 from zsem.hspace.theorem import published_levels
-from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import Progress, evaluation
 from zsem.models.inputs import Images
 from zsem.values.codes import Codes, Noise
 from zsem.values.errors import ZsemError
-from zsem.values.prediction import Condition
 
 EDITED_FROM = 3 / 256
 """sigma / alpha where edits end, for each pixel of an image's side: about what the paper has at 256 px."""
-
-
-def invert(
-    model: Editable,
-    images: Images,
-    *,
-    classes: Classes = None,
-    steps: int,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-) -> Codes:
-    """The exact codec's codes of images; arguments and errors as for `encode` and `invert` of the models."""
-    if not isinstance(model, DiffusionAutoencoder):
-        return model.invert(images, classes=classes, steps=steps, batch_size=batch_size, progress=progress)
-    if classes is not None:
-        raise ZsemError("an autoencoder is told z and no class: leave out the classes")
-    return model.encode(images, steps=steps, batch_size=batch_size, progress=progress)
 
 
 def invert_as_published(
@@ -82,10 +62,3 @@ def usual_t_edit(model: Editable) -> int:
     """
     u = EDITED_FROM * min(model.image_shape[1:])
     return round(float(model.schedule.timestep_at(torch.tensor(u, dtype=torch.float64))))
-
-
-def condition_for(model: Editable, x0: Float[Tensor, "b c h w"], classes: Classes) -> Condition:
-    """What the network is told of images as it sees them: padded, on its device."""
-    if isinstance(model, DiffusionAutoencoder):
-        return Condition(z=model.encoder(x0))
-    return model.condition(classes, len(x0))

@@ -12,7 +12,7 @@ from zsem.diffusion.denoiser import bind
 from zsem.diffusion.schedule import TimeGrid
 from zsem.diffusion.solvers import ddim, last
 from zsem.hspace.asyrp import asyrp, scaled_as_published
-from zsem.hspace.collect import Editable
+from zsem.hspace.editable import Editable
 from zsem.hspace.edits import check_shift
 from zsem.hspace.engine import Edited
 from zsem.models.imaging import evaluation

@@ -14,10 +14,10 @@ import torch
 
 from zsem.data.batches import Batches
 from zsem.data.pixels import grid, save_png
-from zsem.hspace.collect import Editable
 from zsem.hspace.directional import DirectionalObjective, ShiftObjective, TuningObjective
+from zsem.hspace.editable import Editable, invert
 from zsem.hspace.embeddings import Goal
-from zsem.hspace.latents import invert, invert_as_published, usual_t_edit
+from zsem.hspace.latents import invert_as_published, usual_t_edit
 from zsem.models.base import Model
 from zsem.models.diffusion import Classes, DiffusionModel
 from zsem.models.imaging import STEPS, Progress
