@@ -3,9 +3,9 @@
     zsem data avatars --number 12000 --size 64 --out runs/data/avatars-64
     python -m experiments.edit_defaults RUN runs/data/avatars-64 --judge runs/judges/avatars-64 --json FILE --sheet FILE
 
-RUN is a folder of a trained DiffusionAutoencoder, DATA a folder made by `zsem data avatars`. Held-out faces are moved
-along the mean difference of an attribute to where faces of the other kind are on average, and decoded with every
-setting of a small grid; the best settings are decoded again within the automatic mask. `error` is the mean squared
+RUN is a folder of a trained DiffusionAutoencoder, DATA a folder made by `zsem data avatars`. An attribute of held-out
+faces is flipped as `zsem edit` does, by a request of .9 or .1 (or along the mean difference of the two kinds), and
+decoded with every setting of a small grid; `beyond` is the argument of `Semantics.move`. `error` is the mean squared
 error to the true counterfactual as a share of that of the unedited image (below 1: the edit is better than none), a
 mean over attributes; with a judge, `target` is the change of its logit of the attribute as a share of the true
 counterfactual's, `leak` the mean change of its other logits, and `hit` the share of images that it sees changed.
@@ -18,7 +18,7 @@ import itertools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,12 @@ from zsem.data.pixels import grid, save_png, to_uint8
 from zsem.diffusion.guidance import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
-from zsem.semantics.attributes import Semantics, learn
+from zsem.semantics.attributes import BEYOND, TYPICAL, Semantics, learn
 from zsem.semantics.edits import edit, find_mask
 from zsem.values.codes import Codes
 from zsem.values.files import write_whole
 
 LAST = 1000.0  # a timestep beyond all
-GOAL = 0.95  # probability of the attribute that is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +47,15 @@ class Setting:
     """How an edit is decoded."""
 
     scale: float
+    beyond: float = BEYOND
     rescale: float = 0.0
     interval: Interval | None = None
     mask: bool = False
 
     def __str__(self) -> str:
         since = "all t" if self.interval is None else f"t >= {self.interval[0]:g}"
-        return f"scale {self.scale:g}, rescale {self.rescale:g}, {since}{', masked' if self.mask else ''}"
+        masked = ", masked" if self.mask else ""
+        return f"beyond {self.beyond:g}, scale {self.scale:g}, rescale {self.rescale:g}, {since}{masked}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,47 +64,57 @@ class Case:
 
     name: str
     codes: Codes
-    new: Codes
+    new: dict[float, Tensor]
     target: Tensor
     truth: Tensor
-    masks: Tensor
+    masks: dict[float, Tensor]
 
     @staticmethod
-    def of(run: Run, codes: Codes, name: str, semantics: Semantics | None) -> Case:
-        """semantics: to move codes with; without them along the mean difference."""
+    def of(
+        run: Run, codes: Codes, name: str, semantics: Semantics | None, beyond: Sequence[float], *, masked: bool
+    ) -> Case:
+        """semantics: to move codes with; without them along the mean difference, whatever is said of `beyond`."""
         target = run.target(name, len(codes))
         truth = [
             builtin.counterfactual(run.folder, int(Path(path).stem), name, bool(value))
             for path, value in zip(run.held_out.paths[: len(codes)], target, strict=True)
         ]
-        if semantics is None:
-            new = run.moved(codes, run.mean_difference(name))
-        else:
-            away, towards = (semantics.move(codes.z, {name: goal}, exact=True) for goal in (1 - GOAL, GOAL))
-            new = replace(codes, z=torch.where(target[:, None] == 1, towards, away))
+        new = {}
+        for share in beyond:
+            if semantics is None:
+                new[share] = run.moved(codes, run.mean_difference(name)).z
+            else:
+                ends = (semantics.move(codes.z, {name: p}, beyond=share) for p in (1 - TYPICAL, TYPICAL))
+                new[share] = torch.where(target[:, None] == 1, *reversed(tuple(ends)))
         return Case(
             name=name, codes=codes, new=new, target=target, truth=torch.stack(truth),
-            masks=find_mask(run.model, codes, new.z),
+            masks={share: find_mask(run.model, codes, z) for share, z in new.items()} if masked else {},
         )  # fmt: skip
 
     def decode(self, model: DiffusionAutoencoder, setting: Setting) -> Tensor:
         """uint8 pictures of the edit."""
-        mask = self.masks if setting.mask else None
+        mask = self.masks[setting.beyond] if setting.mask else None
         return to_uint8(
             edit(
-                model, self.codes, self.new.z, scale=setting.scale, rescale=setting.rescale,
+                model, self.codes, self.new[setting.beyond], scale=setting.scale, rescale=setting.rescale,
                 interval=setting.interval, mask=mask,
             )
         )  # fmt: skip
 
 
 def settings(
-    scales: Sequence[float], rescales: Sequence[float], since: Sequence[float], masks: Sequence[str]
+    beyond: Sequence[float],
+    scales: Sequence[float],
+    rescales: Sequence[float],
+    since: Sequence[float],
+    masks: Sequence[str],
 ) -> list[Setting]:
     """All combinations; `since` 0 stands for all timesteps."""
     return [
-        Setting(scale=scale, rescale=rescale, interval=(first, LAST) if first else None, mask=mask == "auto")
-        for mask, scale, rescale, first in itertools.product(masks, scales, rescales, since)
+        Setting(
+            beyond=share, scale=scale, rescale=rescale, interval=(first, LAST) if first else None, mask=mask == "auto"
+        )
+        for mask, share, scale, rescale, first in itertools.product(masks, beyond, scales, rescales, since)
     ]
 
 
@@ -117,10 +128,10 @@ def judged(judge: Judge | None, before: Tensor, case: Case, pixels: Tensor) -> d
     return row
 
 
-def region(case: Case, before: Tensor) -> dict[str, float]:
+def region(case: Case, before: Tensor, masks: Tensor) -> dict[str, float]:
     """How much of what truly changes lies within the automatic mask, and how large both are."""
     true = (case.truth.int() - before.int()).abs().amax(dim=1) > 0
-    inside = case.masks > 0
+    inside = masks > 0
     caught = (true & inside).sum() / true.sum()
     return {"caught": float(caught), "mask": float(inside.float().mean()), "truth": float(true.float().mean())}
 
@@ -132,7 +143,9 @@ def choose(
     """The table; a picture of the best setting of either kind of mask."""
     before = run.held_out.pixels[: run.extent.edited]
     codes = run.model.encode(run.held_out.subset(range(len(before))))
-    cases = [Case.of(run, codes, name, semantics) for name in edited]
+    shares = list(dict.fromkeys(setting.beyond for setting in all_settings))
+    masked = any(setting.mask for setting in all_settings)
+    cases = [Case.of(run, codes, name, semantics, shares, masked=masked) for name in edited]
     rows: list[dict[str, Any]] = []
     pictures: dict[Setting, list[Tensor]] = {}
 
@@ -151,7 +164,10 @@ def choose(
             best[setting.mask] = mean["error"], setting
     if sheet is not None:
         draw(before, cases, {setting: pictures[setting] for _, setting in best.values()}, sheet)
-    return {"regions": {case.name: region(case, before) for case in cases}, "rows": rows}
+    return {
+        "regions": {case.name: region(case, before, list(case.masks.values())[-1]) for case in cases if case.masks},
+        "rows": rows,
+    }
 
 
 def draw(before: Tensor, cases: Sequence[Case], pictures: dict[Setting, list[Tensor]], path: Path) -> None:
@@ -160,8 +176,12 @@ def draw(before: Tensor, cases: Sequence[Case], pictures: dict[Setting, list[Ten
     for i, case in enumerate(cases):
         rows.append(case.truth[:8])
         rows += [pixels[i][:8] for pixels in pictures.values()]
-        rows.append((case.masks[:8, None] * 255).to(torch.uint8))
-        captions += [f"{case.name}: truth", *("masked" if s.mask else str(s) for s in pictures), "mask"]
+        rows += [(masks[:8, None] * 255).to(torch.uint8) for masks in case.masks.values()]
+        captions += [
+            f"{case.name}: truth",
+            *("masked" if s.mask else str(s) for s in pictures),
+            *(f"mask, beyond {share:g}" for share in case.masks),
+        ]
     save_png(grid(*rows, captions=captions), path)
 
 
@@ -174,9 +194,10 @@ def main() -> None:
     parser.add_argument("--edited", nargs="+", default=EDITED, metavar="ATTRIBUTE", help="attributes to edit")
     parser.add_argument("--direction", choices=["edit", "mean"], default="edit", help="how codes are moved")
     parser.add_argument("--train", type=int, default=4000, help="training images for the direction")
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.5, 2.0, 3.0, 4.0])
-    parser.add_argument("--rescales", type=float, nargs="+", default=[0.0, 0.5])
-    parser.add_argument("--since", type=float, nargs="+", default=[0.0, 100.0], help="first timesteps; 0 = all")
+    parser.add_argument("--beyond", type=float, nargs="+", default=[0.0, BEYOND, 1.0], metavar="SHARE")
+    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0])
+    parser.add_argument("--rescales", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--since", type=float, nargs="+", default=[100.0], help="first timesteps; 0 = all")
     parser.add_argument("--masks", nargs="+", default=["none", "auto"], choices=["none", "auto"])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--sheet", type=Path, help="a PNG file for the best setting")
@@ -186,7 +207,7 @@ def main() -> None:
     begin = time.process_time()
     run = Run(model, Path(arguments.data), images, Extent(number=arguments.train, edited=arguments.number))
     judge = None if arguments.judge is None else api.load(arguments.judge, kind=Judge)
-    grid_of = settings(arguments.scales, arguments.rescales, arguments.since, arguments.masks)
+    grid_of = settings(arguments.beyond, arguments.scales, arguments.rescales, arguments.since, arguments.masks)
     semantics = None if arguments.direction == "mean" else learn(run.z_train, run.train.attributes, model)
     report = choose(run, semantics, judge, grid_of, arguments.edited, arguments.sheet)
     report["seconds"] = time.process_time() - begin

@@ -40,7 +40,7 @@ RANDOM, ORACLE = "random", "oracle"
 """The ends of every scale: a step as long as the default's to nowhere, and the code of the true counterfactual."""
 METHODS = (PAPER, "mean", DEFAULT, MASKED, RANDOM, ORACLE)
 SHOWN = 8
-PROTOCOL = 2
+PROTOCOL = 3
 """Results that were kept by another version of the protocol are made again."""
 ALIKE = 1e-3
 """Directions that differ by less, as a share of their length, are the same but for rounding on another machine."""

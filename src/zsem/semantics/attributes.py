@@ -33,6 +33,10 @@ IMPORTED = "directions.safetensors"
 """Classifiers of an imported checkpoint; `Semantics` reads this file and never writes it."""
 LEAST, MOST = 0.001, 0.999
 """Probabilities that are asked for lie between these: 0 and 1 are infinitely far."""
+TYPICAL, BEYOND = 0.9, 0.5
+"""A request of .9 takes a code to where images that have the attribute are on average, and half as far beyond it as the
+two kinds lie apart; other probabilities in proportion to their logits. Chosen with experiments/edit_defaults.py: where
+the kinds are far apart, a probe is sure long before the picture is."""
 UNKNOWN = Choice(g=1.0, lam=0.0)
 """The logistic direction, for classifiers without labelled images."""
 AGAIN = "learn it again with `zsem attributes`"
@@ -115,27 +119,34 @@ class Semantics:
         keep: Collection[str] = (),
         method: Method = "constrained",
         exact: bool = False,
+        beyond: float | int = BEYOND,
         clamp: bool = False,
     ) -> Float[Tensor, "n d"]:
         """Codes z moved to where every attribute of `targets` has the probability or real value that is asked for.
 
         A probability is reached at least: above a half it asks for the attribute and below for its absence, and a code
-        whose own is already beyond it on that side keeps what it has. A half, and real values, are reached exactly.
+        whose own is already beyond it on that side keeps what it has. The others are taken to where images of that kind
+        lie (see TYPICAL) if that is further, and from where the probe's doubt lets them be: it reads one
+        image's code with an error, so what looks half-way may be none of it. A half, and real values, are reached
+        exactly.
 
         targets: probabilities 0..1 (taken as .001 .. .999), or real values, by name; all are reached together.
         keep: attributes whose score does not change.
-        exact: take codes that are beyond a request back to it, e.g. for a fainter smile.
+        exact: take all codes to just the probability, those that are beyond it back, e.g. for a fainter smile.
+        beyond: by which share of the distance of the two kinds a request of .9 ends beyond the average of its kind.
         clamp: shorten steps of more than three sigma (Mahalanobis) to that, with which targets are not reached.
         Warns of such steps. Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the
         targets cannot be reached without each other or what is kept.
         """
         if not targets:
             return z
-        goals = np.array([self._goal(name, value) for name, value in targets.items()])
-        amounts = goals - self._logits(self.normalised(z), list(targets))
+        goals = [self._goal(name, value) for name, value in targets.items()]
+        scores = self._logits(self.normalised(z), list(targets))
+        amounts = np.array(goals) - scores
         if not exact:
-            binary = np.array([self[name].binary for name in targets])
-            amounts[binary & (amounts * np.sign(goals) < 0)] = 0
+            for column, (name, goal) in enumerate(zip(targets, goals, strict=True)):
+                if self[name].binary and goal:
+                    amounts[:, column] = self._flip(name, goal, scores[:, column], beyond)
         steps = amounts @ self._steps(list(targets), keep, method).T
         sigma = directions.lengths(steps, to_float64(self.covariance))
         far = sigma > directions.GUARD
@@ -246,6 +257,19 @@ class Semantics:
             raise ZsemError(f"{name} is asked for with {value:g}, which is no probability: give 0 to 1")
         p = min(max(value, LEAST), MOST)
         return math.log(p / (1 - p))
+
+    def _flip(self, name: str, goal: float, scores: Float[np.ndarray, " n"], share: float) -> Float[np.ndarray, " n"]:
+        """By how many logits scores change of which at least `goal`, not 0, is asked; share: see `move`, beyond."""
+        sign = np.sign(goal)
+        goal, own = abs(goal), sign * scores  # upwards from here on
+        beyond = own > goal
+        if (centres := self[name].centres) is not None:
+            other, kind = np.sort(sign * self._logits(to_float64(centres), [name])[:, 0])
+            typical = self._goal(name, TYPICAL)
+            goal *= max(1.0, (kind + share * (kind - other)) / typical)
+            doubt = 0.5 * (1 - np.tanh(own / 2))
+            own = own + doubt * np.minimum(other - own, 0)
+        return sign * np.where(beyond, 0.0, goal - own)
 
     def _logits(self, codes: Float[np.ndarray, "n d"], names: Sequence[str]) -> Float[np.ndarray, "n t"]:
         offsets = [self[name].probe.intercept or 0.0 for name in names]
