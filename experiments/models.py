@@ -46,14 +46,14 @@ def recipes() -> dict[str, Recipe]:
             says="a VAE with a code of the same length", data=avatars, preset=find_preset("tiny", "vae"), images=200_000
         ),
         "cifar10-ddpm": Recipe(
-            says="class-conditional, a tenth of the classes dropped", data=photos, preset=nano, images=500_000,
+            says="class-conditional, a tenth of the classes dropped", data=photos, preset=nano, images=400_000,
             conditional=True,
         ),
         "cifar10-classifier": Recipe(
             says="of noisy images, for guidance", data=photos, preset=classifier, images=200_000
         ),
-        "cifar10-vae": Recipe(says="a VAE", data=photos, preset=find_preset("nano", "vae"), images=100_000),
-        "cifar10-gan": Recipe(says="a GAN", data=photos, preset=find_preset("nano", "gan"), images=150_000),
+        "cifar10-vae": Recipe(says="a VAE", data=photos, preset=find_preset("nano", "vae"), images=60_000),
+        "cifar10-gan": Recipe(says="a GAN", data=photos, preset=find_preset("nano", "gan"), images=80_000),
     }  # fmt: skip
 
 

@@ -121,7 +121,7 @@ class Edit(Command):
     """0..1, how far h is turned towards that of --content"""
     mask: Annotated[str | None, arg(metavar="FILE|auto")] = None
     """picture of where the images may change (white), or auto: where the edit wants to; all else stays exactly"""
-    scale: float = 2.0
+    scale: float = 1.0
     """how far to extrapolate from the old code to the new one in every step: 1 = not at all"""
     rescale: float = 0.5
     """0..1, how far the contrast of extrapolated predictions is pulled back"""
