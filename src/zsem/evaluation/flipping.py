@@ -68,11 +68,15 @@ class Flips:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one method made of the flips. intervals: 95 %, of some of the figures. shown: the edited pictures."""
+    """What one method made of the flips.
+
+    intervals: 95 %, of some of the figures. shown: the edited pictures. after: what the judge sees in them.
+    """
 
     figures: EditFigures
     intervals: Mapping[str, Interval]
     shown: UInt8[Tensor, "n c h w"]
+    after: Float[Tensor, "n a"]
 
 
 class Flipping:
@@ -122,27 +126,21 @@ class Flipping:
             requested=requested(images, name), truth=torch.stack(drawn) if drawn else None,
         )  # fmt: skip
 
-    def measure(
-        self, flips: Flips, edit: Callable[[slice], Float[Tensor, "b c h w"]], rows: slice = slice(None)
-    ) -> Measured:
-        """The effect of an edit.
-
-        edit: from rows of the flips to edited images in [-1, 1], nominally; called for a batch at a time.
-        rows: of the flips, to be measured alone.
-        """
-        effect, shown = EditEffect(self.judge.config.attributes, flips.name), []
-        first, stop, _ = rows.indices(len(flips))
-        for part in self.parts(stop - first, first):
-            edited = edit(part)
-            after = self.model.display(edited)
+    def measure(self, flips: Flips, edit: Callable[[slice], Float[Tensor, "b c h w"]]) -> Measured:
+        """The effect of an edit: from rows of the flips, a batch at a time, to images, nominally in [-1, 1]."""
+        effect, shown, seen = EditEffect(self.judge.config.attributes, flips.name), [], []
+        for rows in self.parts(len(flips)):
+            edited = edit(rows)
+            shown.append(self.model.display(edited))
+            seen.append(self.seen(shown[-1]))
             effect.update(
-                flips.before[part], self.seen(after), flips.requested[part],
-                images=(self.floats(flips.images.pixels[part]), edited.clamp(-1, 1)),
-                truth=None if flips.truth is None else self.floats(flips.truth[part]),
+                flips.before[rows], seen[-1], flips.requested[rows],
+                images=(self.floats(flips.images.pixels[rows]), edited.clamp(-1, 1)),
+                truth=None if flips.truth is None else self.floats(flips.truth[rows]),
             )  # fmt: skip
-            shown.append(after)
         return Measured(
-            figures=effect.compute(), intervals=effect.intervals(seed=self.seed), shown=torch.cat(shown)
+            figures=effect.compute(), intervals=effect.intervals(seed=self.seed), shown=torch.cat(shown),
+            after=torch.cat(seen),
         )  # fmt: skip
 
     def flippable(self, name: str) -> dict[int, UInt8[Tensor, "c h w"] | None]:
@@ -163,10 +161,10 @@ class Flipping:
         """Stored pixels in [-1, 1]."""
         return self.model.config.intensity.normalise(pixels)
 
-    def parts(self, number: int, first: int = 0) -> Iterator[slice]:
+    def parts(self, number: int) -> Iterator[slice]:
         """Rows, a batch at a time."""
-        for start in range(first, first + number, self.batch_size):
-            yield slice(start, min(start + self.batch_size, first + number))
+        for start in range(0, number, self.batch_size):
+            yield slice(start, start + self.batch_size)
 
 
 def requested(images: ImageSet, name: str) -> Float[Tensor, " n"]:
