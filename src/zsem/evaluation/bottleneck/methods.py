@@ -185,7 +185,7 @@ class Kind:
     find: Callable[[Workshop, str], Method]
     title: str
     meaning: str
-    cost: float
+    cost: float | int
     asks: bool = False
     in_h: bool = True
 
@@ -211,7 +211,7 @@ METHODS: Mapping[str, Kind] = {
     ),
     "boundary": Kind(
         find=find_boundary, title="linear boundary", cost=1,
-        meaning="the normal of a linear probe of h, at the timestep where it reads best; as long as the mean difference",
+        meaning="the normal of a linear probe of h, of the timestep where it reads best; as long as the mean one",
     ),
     "f_t": Kind(
         find=find_shift, title="f_t, trained on z_sem", cost=1.2, asks=True,
@@ -223,7 +223,7 @@ METHODS: Mapping[str, Kind] = {
     ),
     "injection": Kind(
         find=find_injection, title="content injection", cost=1.1,
-        meaning="h turned towards that of a training image that has what is wanted, and is otherwise as alike as there is",
+        meaning="h turned towards that of a training image that has what is wanted and is otherwise most like it",
     ),
     "sdedit": Kind(
         find=find_sdedit, title="SDEdit", cost=1, in_h=False,

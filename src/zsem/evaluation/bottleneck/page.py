@@ -60,8 +60,8 @@ def summary(study: HspaceStudy) -> list[str]:
         "else can edit an image with the same network.",
         f"{len(study.edited)} images that no training saw are taken to noise and back in {options.steps} steps, and in "
         f"each an attribute is flipped: given where it is missing (a probability of {HIGH:g} is asked for), taken away "
-        f"where it is there ({LOW:g}). h is shifted at timesteps from {shop.t_edit:g} up. An independent network judges "
-        "the pictures, its probabilities calibrated on other held-out images.",
+        f"where it is there ({LOW:g}). h is shifted at timesteps from {shop.t_edit:g} up. An independent network "
+        "judges the pictures, its probabilities calibrated on other held-out images.",
         f"Directions are found from {len(shop.learning)} labelled training images. How far to go along them is chosen "
         f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
         "asked for, as the judge sees it. The held-out images are not used for that.",
@@ -122,9 +122,7 @@ def row(method: str, cell: Cell) -> dict[str, str]:
 def of_property(name: str, one: Property) -> Section:
     """One property: what was done, its figures, a strip of pictures."""
     title = one.name if name == "combination" else f"{words(name)}: {one.name}"
-    return Section(
-        title=title, text=[one.meaning], rows=one.rows, pictures=[sheet(one.pictures, f"{title}.")] if one.pictures else []
-    )  # fmt: skip
+    return Section(title=title, text=[one.meaning], rows=one.rows, pictures=[sheet(one.pictures, f"{title}.")])
 
 
 def sheet(rows: Mapping[str, Tensor], caption: str) -> Picture:

@@ -1,4 +1,4 @@
-"""What shifts of h are like: strength, homogeneity, robustness, consistency over steps, combination (Asyrp, section 5)."""
+"""What shifts of h are like: strength, homogeneity, robustness, consistency, combination (Asyrp, section 5)."""
 
 from __future__ import annotations
 
@@ -133,16 +133,15 @@ def strength(case: Case) -> Property:
     ranks = monotonicity(logits)
     return Property(
         name="linearity and negative strength",
-        meaning=f"The mean difference at {STRENGTHS[0]:g} to {STRENGTHS[-1]:g} times the chosen amount. A negative "
-        "strength takes away; a line's R² of 1 says that the judge's logit grows evenly.",
+        meaning=f"The mean difference at {STRENGTHS[0]:g} to {STRENGTHS[-1]:g} times the chosen amount; a negative "
+        f"strength takes away. The judge's logit rises at every step in {rising:.0%} of {n} images ({ends.low:.0%} to "
+        f"{ends.high:.0%}); rank correlation {ranks:.2f}; R² of a line through the means {line:.2f}.",
         figures={
             "n": n, "strengths": list(STRENGTHS), "logits": mean.tolist(), "monotone": rising,
             "monotone_low": ends.low, "monotone_high": ends.high, "rank_correlation": ranks, "r2": line,
         },
         rows=[
             {"strength": "judge's mean logit", **{f"{s:g}": f"{v:.2f}" for s, v in zip(STRENGTHS, mean, strict=True)}},
-            {"strength": f"rank correlation {ranks:.2f}; rising at every step in {rising:.0%} of {n} images "
-             f"({ends.low:.0%} to {ends.high:.0%}); R² of a line {line:.2f}", **{f"{s:g}": "" for s in STRENGTHS}},
         ],
         pictures={f"{s:g}": case.shown(image) for s, image in zip(STRENGTHS[::2], images[::2], strict=True)},
     )  # fmt: skip
@@ -190,9 +189,9 @@ def alike(shop: Workshop, shift: Shift, h: Float[np.ndarray, "n s c h w"]) -> fl
     """Mean cosine of a shift of h between every two images, over all timesteps."""
     found = []
     for place, t in enumerate(shop.collected.timesteps):
-        part = torch.from_numpy(np.asarray(h[:, place], dtype=np.float32))
+        part = torch.from_numpy(np.asarray(h[:, place], dtype=np.float32)).to(shop.model.device)
         with torch.no_grad():
-            unit = F.normalize(shift(part, torch.full((len(part),), float(t))).flatten(1), dim=1)
+            unit = F.normalize(shift(part, torch.full((len(part),), float(t)).to(part)).flatten(1), dim=1)
         cosines = unit @ unit.T
         n = len(part)
         found.append(float((cosines.sum() - cosines.trace()) / max(n * (n - 1), 1)))

@@ -165,13 +165,13 @@ def as_long(direction: Direction, like: Direction) -> Direction:
     return there * (sign * float(theirs.norm() / ours.norm()))
 
 
-def mean_shift(shop: Workshop, shift: Shift, h: Float[np.ndarray, "n s c h w"], name: str) -> Direction:
+def mean_shift(shop: Workshop, shift: Shift, of_images: Float[np.ndarray, "n s c h w"], name: str) -> Direction:
     """What a shift adds to the h of some images at every timestep, on average: the paper's dh_t^mean."""
-    vectors = []
+    vectors, device = [], shop.model.device
     for place, t in enumerate(shop.collected.timesteps):
-        parts = torch.from_numpy(np.asarray(h[:, place], dtype=np.float32)).split(shop.batch_size)
+        parts = torch.from_numpy(np.asarray(of_images[:, place], dtype=np.float32)).split(shop.batch_size)
         with torch.no_grad():
-            added = [shift(part, torch.full((len(part),), float(t))) for part in parts]
+            added = [shift(h.to(device), torch.full((len(h),), float(t), device=device)).cpu() for h in parts]
         vectors.append(torch.cat(added).mean(dim=0))
     return Direction(
         space="h", vector=torch.stack(vectors), timesteps=shop.collected.timesteps, name=name,
