@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zsem.data.pixels import displayable, grid
 from zsem.evaluation.bottleneck.methods import METHODS
-from zsem.evaluation.bottleneck.properties import Property
+from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
 from zsem.evaluation.bottleneck.study import Cell, Findings, HspaceStudy
 from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, MEANING, text
 from zsem.report import Picture, Point, Section, write_page
@@ -21,6 +21,8 @@ RATES = 0.8
 """Hit rate that the best method in h should reach."""
 MINUTES = 15.0
 """That f_t of one attribute should take at most."""
+ALIKE = 0.1
+"""How far the change of the judge's logit may differ between numbers of steps."""
 
 
 def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str) -> Path:
@@ -40,10 +42,7 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
     for name, several in found.properties.items():
         sections += [of_property(name, one) for one in several]
     if found.left_out:
-        needed = "They ask the z_sem of an autoencoder, and none was given (--autoencoder)."
-        sections.append(
-            Section(title="What was left out", text=[needed], points=[Point(text=one) for one in found.left_out])
-        )
+        sections.append(Section(title="What was left out", points=[Point(text=one) for one in found.left_out]))
     used = [method for cells in found.cells.values() for method in cells]
     terms = {METHODS[method].title: METHODS[method].meaning for method in dict.fromkeys(used)}
     sections.append(Section(title="The methods", terms=terms))
@@ -85,7 +84,17 @@ def verdict(found: Findings) -> list[Point]:
             minutes = sum(cells["f_t"].seconds.values()) / 60
             mark = "good" if minutes <= MINUTES else "poor"
             points.append(Point(text=f"{words(name)}: f_t took {minutes:.1f} minutes.", mark=mark))
+    for name, several in found.properties.items():
+        points += [consistent(name, one) for one in several if one.name == CONSISTENCY]
     return points
+
+
+def consistent(name: str, one: Property) -> Point:
+    """Whether an edit is as strong at any number of steps."""
+    steps, off = ", ".join(map(str, one.figures["steps"])), one.figures[SYMMETRIC]["off"]
+    beside = f" (published rule: {one.figures[PUBLISHED]['off']:.0%})" if PUBLISHED in one.figures else ""
+    said = f"{words(name)}: over {steps} steps the change of the judge's logit differs by {off:.0%} at most{beside}."
+    return Point(text=said, mark="good" if off <= ALIKE else "poor")
 
 
 def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tensor]) -> Section:

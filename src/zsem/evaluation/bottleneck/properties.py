@@ -32,6 +32,9 @@ from zsem.values.prediction import BoundDenoiser, Condition, Prediction
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 """In units of the amount that the study has chosen."""
+CONSISTENCY = "consistency over the number of steps"
+SYMMETRIC, PUBLISHED = "symmetric, second-order solver", "asymmetric, scaled as published"
+"""The processes that are compared there."""
 RANDOM_DRAW = 6
 COMPARED = 16
 """Training images whose f_t is compared."""
@@ -282,15 +285,15 @@ def consistency(case: Case) -> Property:
     shop, model, codes = case.shop, case.shop.model, case.faces.codes
     shift, steps = difference(shop, case.name), case.setting.consistent_steps
     walks: dict[str, Callable[[int, float], Tensor]] = {
-        "symmetric, second-order solver": lambda number, amount: walked(case, number, [(amount, shift)]),
+        SYMMETRIC: lambda number, amount: walked(case, number, [(amount, shift)]),
     }
-    amounts = {"symmetric, second-order solver": case.amounts["mean"]}
+    amounts = {SYMMETRIC: case.amounts["mean"]}
     if "asymmetric" in case.amounts:
-        walks["asymmetric, scaled as published"] = lambda number, amount: asymmetric(
+        walks[PUBLISHED] = lambda number, amount: asymmetric(
             model, codes, scaled_as_published([(amount, shift)], trained_steps=shop.steps, steps=number),
             t_edit=shop.t_edit, steps=number, batch_size=shop.batch_size,
         )  # fmt: skip
-        amounts["asymmetric, scaled as published"] = case.amounts["asymmetric"]
+        amounts[PUBLISHED] = case.amounts["asymmetric"]
     figures: dict[str, Any] = {"n": len(codes), "steps": list(steps)}
     rows, pictures = [], {}
     for title, walk in walks.items():
@@ -306,7 +309,7 @@ def consistency(case: Case) -> Property:
             f"largest difference to {steps[-1]} steps": f"{off:.0%}", "n": str(len(codes)),
         })  # fmt: skip
     return Property(
-        name="consistency over the number of steps", figures=figures, rows=rows, pictures=pictures,
+        name=CONSISTENCY, figures=figures, rows=rows, pictures=pictures,
         meaning="The change of the judge's mean logit by one shift, from the same noise, beside a walk without a "
         f"shift, with t_edit = {shop.t_edit:g} a level of every walk. The symmetric edit needs no rule for the "
         "number of steps; the published one is scaled by S / S~.",

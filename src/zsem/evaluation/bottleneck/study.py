@@ -29,6 +29,7 @@ from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
 from zsem.training.shifts import RECIPES
 from zsem.values import draws
+from zsem.values.errors import ZsemError
 
 PROTOCOL = 1
 """Results that were kept by another version of the study are made again."""
@@ -121,6 +122,7 @@ class HspaceStudy(Flipping):
         check_networks(options, model, judge, reference)
         super().__init__(model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed)
         self.options, self.say, self.study_folder = options, say, Path(folder)
+        self._tuning: dict[str, tuple[Faces, Float[Tensor, " n"]]] = {}
         levels = model.grid(options.steps).t[:-1]
         training = labelled_part(images.split("train"))
         order = draws.generator(options.seed, CHOICE_DRAW).permutation(len(training)).tolist()
@@ -156,17 +158,21 @@ class HspaceStudy(Flipping):
     def run(self) -> Findings:
         """All attributes by all methods, and the properties; what was done before is found."""
         found = Findings()
-        found.left_out = [METHODS[m].title for m in self.options.methods if m not in self.methods]
+        asked = "asks the z_sem of an autoencoder, and none was given"
+        found.left_out = [f"{METHODS[m].title}: {asked}" for m in self.options.methods if m not in self.methods]
         self.say(f"about {self.estimate() / 60:.0f} minutes of one processor, if nothing is done yet")
         for name in self.options.attributes:
             flips = self.flips(name)
+            if not flips.rows:
+                found.left_out.append(f"{name}: none of the images can have it flipped")
+                continue
             found.rows[name] = {"original": flips.images.pixels[:SHOWN]}
             if flips.truth is not None:
                 found.rows[name]["truth"] = flips.truth[:SHOWN]
             found.cells[name] = {method: self.cell(flips, method) for method in self.methods}
             if self.options.of_properties and "mean" in self.methods:
                 found.properties[name] = self.property_cells(flips, found.cells[name])
-        if self.options.of_properties and "mean" in self.methods and len(self.options.attributes) > 1:
+        if self.options.of_properties and "mean" in self.methods and len(found.cells) > 1:
             found.properties["combination"] = self.combinations(found.cells)
         return found
 
@@ -231,11 +237,19 @@ class HspaceStudy(Flipping):
         return best, {f"{amount:g}": gap for amount, gap in sorted(tried.items())}
 
     def tuning_faces(self, name: str) -> tuple[Faces, Float[Tensor, " n"]]:
-        """Training images that nothing was learned from, half of them with the attribute, and what is asked for."""
-        values, half = self.rest.attributes[name], max(self.options.tuned_on // 2, 1)
-        rows = [int(row) for kind in (0, 1) for row in np.flatnonzero(values == kind)[:half]]
-        images = self.rest.subset(rows)
-        return self.with_noise(images, self.seen(images.pixels)), requested(images, name)
+        """Training images that nothing was learned from, half of them with the attribute, and what is asked for.
+
+        Raises ZsemError where there are none of one kind.
+        """
+        if name not in self._tuning:
+            values, half = self.rest.attributes[name], max(self.options.tuned_on // 2, 1)
+            sides = [np.flatnonzero(values == kind)[:half].tolist() for kind in (0, 1)]
+            if not all(sides):
+                raise ZsemError(f"too few training images have or lack {name} to choose an amount on: give more")
+            images = self.rest.subset(sides[0] + sides[1])
+            faces = self.with_noise(images, self.seen(images.pixels))
+            self._tuning[name] = (faces, requested(images, name))
+        return self._tuning[name]
 
     def property_cells(self, flips: Flips, cells: Mapping[str, Cell]) -> list[Property]:
         """What the shifts of one attribute are like."""
@@ -271,13 +285,18 @@ class HspaceStudy(Flipping):
         self.say(f"{name}: done")
         return made
 
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Names of the images that are edited, calibrate, are learned from, and are tuned on."""
+        return [fingerprint(part) for part in (self.edited, self.others, self.shop.learning, self.rest)]
+
     def origin(self, method: str) -> dict[str, Any]:
         """What a result depends on, JSON-able."""
         options = {k: v for k, v in asdict(self.options).items() if k not in {"attributes", "methods"}}
         reference = self.shop.reference
         return {
             "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "method": method,
-            "images": [fingerprint(part) for part in (self.edited, self.others, self.shop.learning, self.rest)],
+            "images": self.fingerprints,
             "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
             "t_edit": self.shop.t_edit, "reference": None if reference is None else reference.model.stamp,
         }  # fmt: skip
