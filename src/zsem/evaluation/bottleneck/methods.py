@@ -41,14 +41,17 @@ RESAMPLES = 20
 
 
 def find_mean(shop: Workshop, name: str) -> Method:
+    """The mean difference at every timestep, in both halves of a step."""
     return shop.shifted(difference(shop, name), SYMMETRIC)
 
 
 def find_global(shop: Workshop, name: str) -> Method:
+    """The mean difference averaged over timesteps."""
     return shop.shifted(difference(shop, name).mean(), SYMMETRIC)
 
 
 def find_asymmetric(shop: Workshop, name: str) -> Method:
+    """The mean difference by Asyrp's published step, from the noise of DDIM inversion."""
     shift, model = difference(shop, name), shop.model
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
@@ -75,6 +78,7 @@ def find_component(shop: Workshop, name: str) -> Method:
 
 
 def find_boundary(shop: Workshop, name: str) -> Method:
+    """The normal of the probe that reads best, of those at all timesteps; a part of the images judges that."""
     collected, labels = shop.collected, shop.labels(name)
     apart = np.zeros(len(collected), dtype=bool)
     for kind in (0, 1):  # both kinds on both sides
@@ -88,10 +92,12 @@ def find_boundary(shop: Workshop, name: str) -> Method:
 
 
 def find_shift(shop: Workshop, name: str) -> Method:
+    """f_t, trained towards the attribute in z_sem."""
     return shop.shifted(learned(shop, name), TRAINED)
 
 
 def find_mean_shift(shop: Workshop, name: str) -> Method:
+    """What f_t adds to h of training images that lack the attribute, averaged over them."""
     without = np.flatnonzero(shop.labels(name) == 0)
     return shop.shifted(mean_shift(shop, learned(shop, name), shop.collected.h[without], name), TRAINED)
 
@@ -112,6 +118,7 @@ def find_injection(shop: Workshop, name: str) -> Method:
 
 
 def find_sdedit(shop: Workshop, name: str) -> Method:
+    """Noise and denoise the image plus the difference of mean images; the amount is how far, of all timesteps."""
     without, having = (shop.floats(shop.kind(name, value)) for value in (0, 1))
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
@@ -126,6 +133,7 @@ def find_sdedit(shop: Workshop, name: str) -> Method:
 
 
 def find_guided(shop: Workshop, name: str) -> Method:
+    """The gradient of z_sem's linear probe, of the predicted x0."""
     reference = shop.referred()
     network = embeddings.frozen(reference.model)
 

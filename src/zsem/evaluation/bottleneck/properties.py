@@ -246,6 +246,7 @@ def robustness(case: Case) -> Property:
 
 
 def len_of(rows: slice, faces: Faces) -> int:
+    """How many faces the rows are."""
     return len(range(*rows.indices(len(faces))))
 
 
