@@ -107,7 +107,7 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
         title=words(name), id=name, rows=rows, best=best, cards=True,
         terms={
             "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
-            "amount": "– chosen on training images; in units of the method",
+            "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
             "seconds": "– to find the direction or train, to choose the amount, and to edit",
         },
         pictures=[sheet(pictures, "Originals, the true counterfactuals, and what each method makes of the originals.")],
@@ -123,9 +123,17 @@ def row(method: str, cell: Cell) -> dict[str, str]:
     shares = ["–" if share is None else f"{share:.0%}" for share in (cell.given, cell.taken)]
     return {
         "method": METHODS[method].title, **figures, "given, taken": ", ".join(shares),
-        "amount": f"{cell.amount:g}" if cell.tried else "", "n": str(cell.figures.n),
+        "amount": amount(cell), "n": str(cell.figures.n),
         "seconds": " + ".join(f"{seconds:.0f}" for seconds in cell.seconds.values()),
     }  # fmt: skip
+
+
+def amount(cell: Cell) -> str:
+    """What was chosen, and whether it lies at an end of what was tried."""
+    if not cell.tried:
+        return ""
+    tried = [float(one) for one in cell.tried]
+    return f"{cell.amount:g}" + ("\nat the end" if cell.amount in {min(tried), max(tried)} else "")
 
 
 def of_property(name: str, one: Property) -> Section:

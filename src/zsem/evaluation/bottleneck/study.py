@@ -33,7 +33,7 @@ from zsem.values.errors import ZsemError
 
 PROTOCOL = 1
 """Results that were kept by another version of the study are made again."""
-MORE = 2
+MORE = 3
 """How often the amounts that are tried may be doubled or halved, where the best one lies at an end."""
 BACKWARD = 4
 """Cost of a step of training in evaluations of the network."""
