@@ -27,6 +27,7 @@ from zsem.metrics.editing import EditFigures
 from zsem.metrics.intervals import Interval
 from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
+from zsem.semantics.edits import INTERVAL, RESCALE, SCALE
 from zsem.training.shifts import RECIPES
 from zsem.values import draws
 from zsem.values.errors import ZsemError
@@ -298,7 +299,8 @@ class HspaceStudy(Flipping):
             "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "method": method,
             "images": self.fingerprints,
             "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-            "t_edit": self.shop.t_edit, "reference": None if reference is None else reference.model.stamp,
+            "t_edit": self.shop.t_edit, "edit": [SCALE, RESCALE, *INTERVAL],
+            "reference": None if reference is None else reference.model.stamp,
         }  # fmt: skip
 
     def estimate(self) -> float:
