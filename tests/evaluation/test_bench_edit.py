@@ -13,8 +13,6 @@ from zsem.data import builtin
 from zsem.data.images import load_images
 from zsem.evaluation.bench_edit import (
     DEFAULT,
-    HIGH,
-    LOW,
     MASKED,
     METHODS,
     ORACLE,
@@ -24,6 +22,7 @@ from zsem.evaluation.bench_edit import (
     as_json,
     read_result,
 )
+from zsem.evaluation.flipping import HIGH, LOW
 from zsem.models.judge import Judge
 from zsem.nets.encoder import SemanticEncoder
 from zsem.semantics.attributes import learn

@@ -93,6 +93,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "measure at which timesteps to edit in the bottleneck",
         "zsem.cli.hspace:HspaceIntervals",
     ),
+    "hspace study": (
+        "RUN DATA --out DIR",
+        "compare all ways to edit in the bottleneck, on one page",
+        "zsem.cli.hspace_study:HspaceStudy",
+    ),
     "bench edit": ("RUN DATA --out DIR", "measure how good edits are", "zsem.cli.bench:BenchEdit"),
     "evaluate": ("RUN DATA --out DIR", "judge a model on held-out images, on one page", "zsem.cli.evaluate:Evaluate"),
     "data avatars": ("--out DIR", "render labelled cartoon faces", "zsem.cli.data:Avatars"),

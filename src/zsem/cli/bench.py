@@ -14,29 +14,21 @@ from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report
 from zsem.cli.images import open_autoencoder
 from zsem.evaluation.bench_edit import BenchOptions
+from zsem.evaluation.flipping import COLUMNS, text
+from zsem.evaluation.flipping import MEANING as MEANING_OF_COLUMNS
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
     from zsem.evaluation.bench_edit import AttributeResult
     from zsem.report import Section
 
-COLUMNS = {
-    "change": "change of target", "hit": "edits seen", "before": "seen before", "leakage": "leakage",
-    "requested": "|achieved - requested|", "error": "MSE to truth", "unedited": "MSE unedited",
-    "nearer": "nearer to truth", "outside": "MSE outside",
-}  # fmt: skip
-"""Figures and what they are called in tables."""
 RANKED = "Rank correlation of seven amounts and what is seen"
 DONE = "attributes"
 """The folder in DIR with what is done of them."""
 MEANING = (
     "Every attribute is flipped in held-out images: a probability of 0.9 is asked for where it is missing, 0.1 where "
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
-    "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
-    "judge takes for what was asked; seen before: of the pictures as they were. Leakage: changes of all other "
-    "attributes over the net change of the target. "
-    "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; beside it "
-    "that of the unedited image. MSE outside: change of pixels in which the truth does not differ.",
+    MEANING_OF_COLUMNS,
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
     "the best that this decoder can do with a code.",
 )
@@ -98,15 +90,6 @@ def table(methods: Mapping[str, Mapping[str, Any]], first: str = "method") -> li
         {first: method, **{says: text(key, figures[key]) for key, says in COLUMNS.items()}}
         for method, figures in methods.items()
     ]
-
-
-def text(key: str, value: float | None) -> str:
-    """A figure as people read it."""
-    if value is None:
-        return ""
-    if key in {"hit", "before", "nearer"}:
-        return f"{value:.0%}"
-    return f"{value:.4f}" if key in {"error", "unedited", "outside"} else f"{value:.2f}"
 
 
 def sections(results: Sequence[AttributeResult], figures: Mapping[str, Any]) -> list[Section]:

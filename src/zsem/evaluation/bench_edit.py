@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from zsem.data.builtin import counterfactual
 from zsem.data.images import ImageSet
 from zsem.evaluation.attributes import labelled_part
+from zsem.evaluation.flipping import SHOWN, Flipping, check_number, jsonable, means
 from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
-from zsem.metrics.editing import Calibration, EditEffect, EditFigures, monotonicity
+from zsem.metrics.editing import EditFigures, monotonicity
 from zsem.metrics.intervals import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
@@ -29,8 +27,6 @@ from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
 
-LOW, HIGH = 0.1, 0.9
-"""Probabilities that are asked for, of images that have the attribute and that lack it."""
 AMOUNTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 """Probabilities of the test whether more is more."""
 PAPER, DEFAULT = "logistic", "constrained"
@@ -39,12 +35,11 @@ MASKED = f"{DEFAULT}, automatic mask"
 RANDOM, ORACLE = "random", "oracle"
 """The ends of every scale: a step as long as the default's to nowhere, and the code of the true counterfactual."""
 METHODS = (PAPER, "mean", DEFAULT, MASKED, RANDOM, ORACLE)
-SHOWN = 8
 PROTOCOL = 3
 """Results that were kept by another version of the protocol are made again."""
 ALIKE = 1e-3
 """Directions that differ by less, as a share of their length, are the same but for rounding on another machine."""
-ORDER_DRAW, RANDOM_DRAW = 0, 1  # the last integer of a draw's name: what the draw is for
+RANDOM_DRAW = 1  # the last integer of a draw's name: what the draw is for (0 in `flipping`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +74,10 @@ class AttributeResult:
     """The first images and what became of them, by what is written beside them."""
 
 
-class EditBench:
-    """The protocol on one model and one set of images.
+class EditBench(Flipping):
+    """The protocol on one autoencoder and one set of images: edits in z."""
 
-    The judge's probabilities are calibrated on those held-out images that are not edited. Where the images are avatars,
-    the truth of every edit is drawn: the same face with the attribute flipped.
-    """
+    model: DiffusionAutoencoder
 
     def __init__(
         self,
@@ -100,7 +93,7 @@ class EditBench:
         few held-out images to calibrate it on.
         """
         check(options, images)
-        self.model, self.semantics, self.judge, self.options = model, semantics, judge, options
+        self.semantics, self.options = semantics, options
         self.names = [n for n in judge.config.attributes if n in semantics.attributes and semantics[n].binary]
         if not self.names:
             raise ZsemError("the judge knows none of the 0/1 attributes that were learned: give the one of this data")
@@ -108,28 +101,8 @@ class EditBench:
             if unknown := [name for name in options.attributes if name not in self.names]:
                 raise ZsemError(f"{unknown[0]} cannot be edited: choose among {', '.join(self.names)}")
             self.names = list(options.attributes)
-        if foreign := [name for name in judge.config.attributes if name not in images.attributes]:
-            raise ZsemError(
-                f"the judge knows {foreign[0]}, which {images.source} has no labels for: give another judge"
-            )
-        held_out = images.held_out()
-        order = order_of(len(held_out), options.seed)
-        self.edited, self.others = held_out.subset(order[: options.number]), held_out.subset(order[options.number :])
-        self.folder = Path(images.source) if (Path(images.source) / "avatars.json").exists() else None
-        labels = np.stack([self.others.attributes[name] for name in judge.config.attributes], axis=1)
-        for name, column in zip(judge.config.attributes, labels.T, strict=True):
-            if len(np.unique(column[~np.isnan(column)])) < 2:
-                raise ZsemError(
-                    f"the {len(self.others)} held-out images that calibrate the judge all have one label of {name} or "
-                    "none: hold out more, lower the number, or leave this attribute out"
-                )
-        self.calibration = Calibration().fit(judge.logits(self.others), torch.from_numpy(labels))
+        super().__init__(model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed)
         self.codes = model.encode(self.edited, batch_size=options.batch_size)
-        self.before = self.seen(self.edited.pixels)
-
-    def seen(self, pixels: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n a"]:
-        """The judge's calibrated probabilities."""
-        return self.calibration(self.judge.logits(pixels))
 
     def run(
         self, say: Callable[[str], None] = lambda _: None, folder: str | Path | None = None
@@ -176,32 +149,19 @@ class EditBench:
 
     def attribute(self, name: str) -> AttributeResult:
         """Flip one attribute by every method, in every image in which that can be done (`flippable`), at least one."""
-        known = self.flippable(name)
-        images, codes = self.edited.subset(list(known)), self.codes[torch.tensor(list(known))]
-        requested = torch.from_numpy(np.where(images.attributes[name] > 0.5, LOW, HIGH))
-        drawn = [picture for picture in known.values() if picture is not None]
-        truth = torch.stack(drawn) if drawn else None
-        before = self.before[list(known)]
-        effects, intervals, pictures = {}, {}, {"original": images.pixels[:SHOWN]}
+        flips = self.flips(name)
+        codes = self.codes[torch.tensor(flips.rows)]
+        effects, intervals, pictures = {}, {}, {"original": flips.images.pixels[:SHOWN]}
         for method in self.options.methods:
-            z = self.target(method, name, codes, requested, truth)
+            z = self.target(method, name, codes, flips.requested, flips.truth)
             if z is None:
                 continue
-            effect, shown = EditEffect(self.judge.config.attributes, name), []
-            for rows in self.parts(len(known)):
-                edited = self.decode(codes[rows], z[rows], method)
-                after = self.model.display(edited)
-                effect.update(
-                    before[rows], self.seen(after), requested[rows],
-                    images=(self.floats(images.pixels[rows]), edited.clamp(-1, 1)),
-                    truth=None if truth is None else self.floats(truth[rows]),
-                )  # fmt: skip
-                shown.append(after)
-            effects[method], intervals[method] = effect.compute(), effect.intervals(seed=self.options.seed)
+            found = self.measure(flips, lambda rows, z=z, method=method: self.decode(codes[rows], z[rows], method))
+            effects[method], intervals[method] = found.figures, found.intervals
             if method in {PAPER, DEFAULT, MASKED}:
-                pictures[method] = torch.cat(shown)[:SHOWN]
-        if truth is not None:
-            pictures["truth"] = truth[:SHOWN]
+                pictures[method] = found.shown[:SHOWN]
+        if flips.truth is not None:
+            pictures["truth"] = flips.truth[:SHOWN]
         monotone = self.amounts(name, codes) if self.options.amounts_of else None
         return AttributeResult(
             name=name, methods=effects, intervals=intervals, monotonicity=monotone, pictures=pictures
@@ -257,34 +217,6 @@ class EditBench:
             seen.append(self.seen(torch.cat(parts))[:, column])
         return monotonicity(torch.stack(seen, dim=1))
 
-    def flippable(self, name: str) -> dict[int, UInt8[Tensor, "c h w"] | None]:
-        """The images with a label for the attribute, and the true counterfactual of each where they are avatars.
-
-        Left out are faces that cannot have it: no hair is seen under a hat.
-        """
-        out: dict[int, Tensor | None] = {}
-        for i, (path, value) in enumerate(zip(self.edited.paths, self.edited.attributes[name], strict=True)):
-            if self.folder is None:
-                out |= {} if np.isnan(value) else {i: None}
-                continue
-            with contextlib.suppress(ZsemError):
-                out[i] = counterfactual(self.folder, int(Path(path).stem), name, bool(value < 0.5))
-        return out
-
-    def floats(self, pixels: Tensor) -> Float[Tensor, "n c h w"]:
-        """Stored pixels in [-1, 1]."""
-        return self.model.config.intensity.normalise(pixels)
-
-    def parts(self, number: int) -> Iterator[slice]:
-        """Rows, a batch at a time."""
-        for start in range(0, number, self.options.batch_size):
-            yield slice(start, start + self.options.batch_size)
-
-
-def order_of(number: int, seed: int) -> list[int]:
-    """Held-out images in the order in which they are edited; those that are left calibrate the judge."""
-    return draws.generator(seed, ORDER_DRAW).permutation(number).tolist()
-
 
 def check(options: BenchOptions, images: ImageSet) -> None:
     """Raise ZsemError for numbers that nothing can be measured with, on these images; takes no time."""
@@ -295,12 +227,7 @@ def check(options: BenchOptions, images: ImageSet) -> None:
         raise ZsemError(f"--methods {unknown[0]} is none: choose among {', '.join(METHODS)}")
     if DEFAULT not in options.methods:
         raise ZsemError(f"--methods must have {DEFAULT} among them, which the others are compared with")
-    held_out = len(images.held_out())
-    if held_out < 2 * options.number:
-        raise ZsemError(
-            f"{options.number} images are edited and as many more calibrate the judge, and only {held_out} are "
-            "held out: lower the number, or hold out more"
-        )
+    check_number(options.number, images)
 
 
 def semantics_of(
@@ -350,28 +277,11 @@ def measured(result: AttributeResult) -> dict[str, Any]:
     return {
         "monotonicity": result.monotonicity,
         "methods": {method: asdict(figures) for method, figures in result.methods.items()},
-        "intervals": {
-            method: {name: asdict(ends) for name, ends in intervals.items()}
-            for method, intervals in result.intervals.items()
-        },
+        "intervals": {method: jsonable(intervals) for method, intervals in result.intervals.items()},
     }
 
 
 def as_json(results: Sequence[AttributeResult]) -> dict[str, Any]:
     """The figures and their intervals: by attribute and method, and the means over attributes."""
     attributes = {result.name: measured(result) for result in results}
-    return {"attributes": attributes, "mean": means(results)}
-
-
-def means(results: Sequence[AttributeResult]) -> dict[str, dict[str, float | None]]:
-    """Every figure's mean over attributes, by method."""
-    out: dict[str, dict[str, float | None]] = {}
-    for method in METHODS:
-        rows = [asdict(result.methods[method]) for result in results if method in result.methods]
-        if rows:
-            out[method] = {
-                key: None if any(row[key] is None for row in rows) else float(np.mean([row[key] for row in rows]))
-                for key in rows[0]
-                if key != "n"
-            }
-    return out
+    return {"attributes": attributes, "mean": means([result.methods for result in results], METHODS)}

@@ -9,9 +9,10 @@ import numpy as np
 
 from zsem.data.images import ImageSet
 from zsem.data.labels import spread
-from zsem.evaluation.bench_edit import DEFAULT, HIGH, LOW, PAPER, AttributeResult, BenchOptions, EditBench, order_of
+from zsem.evaluation.bench_edit import DEFAULT, PAPER, AttributeResult, BenchOptions, EditBench
 from zsem.evaluation.chapters.chapter import Chapter, needs_z
 from zsem.evaluation.findings import Figure, Finding, Measure, Sentence, Shown, sheet
+from zsem.evaluation.flipping import HIGH, LOW, order_of
 from zsem.evaluation.study import SHOWN, Study
 from zsem.metrics.intervals import wilson
 

@@ -1,0 +1,154 @@
+"""The page of the study of h-space: what a stranger needs to know, tables, and rows of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from zsem.data.pixels import displayable, grid
+from zsem.evaluation.bottleneck.methods import METHODS
+from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
+from zsem.evaluation.bottleneck.study import Cell, Findings, HspaceStudy
+from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, MEANING, text
+from zsem.report import Picture, Point, Section, write_page
+
+SCALED = 64
+"""Smaller pictures are enlarged to about this side, pixels."""
+SHOWN_COLUMNS = ("hit", "leakage", "requested", "error", "unedited", "nearer", "change", "before")
+RATES = 0.8
+"""Hit rate that the best method in h should reach."""
+MINUTES = 15.0
+"""That f_t of one attribute should take at most."""
+ALIKE = 0.1
+"""How far the change of the judge's logit may differ between numbers of steps."""
+
+
+def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str) -> Path:
+    """Write the page, whole or not at all; returns its path. run: what the model is called.
+
+    Raises ZsemError where the file cannot be written.
+    """
+    sections = [Section(title="In short", points=verdict(found))]
+    means = found.summary()["mean"]
+    if len(found.cells) > 1:
+        rows = [
+            {"method": METHODS[method].title, **{COLUMNS[key]: text(key, means[method][key]) for key in SHOWN_COLUMNS}}
+            for method in means
+        ]
+        sections.append(Section(title="All attributes", rows=rows, text=["Means over the attributes."]))
+    sections += [attribute(name, cells, found.rows[name]) for name, cells in found.cells.items()]
+    for name, several in found.properties.items():
+        sections += [of_property(name, one) for one in several]
+    if found.left_out:
+        sections.append(Section(title="What was left out", points=[Point(text=one) for one in found.left_out]))
+    used = [method for cells in found.cells.values() for method in cells]
+    terms = {METHODS[method].title: METHODS[method].meaning for method in dict.fromkeys(used)}
+    sections.append(Section(title="The methods", terms=terms))
+    return write_page(path, f"Editing {run} in its bottleneck", sections, summary=summary(study))
+
+
+def summary(study: HspaceStudy) -> list[str]:
+    """What was done, for somebody who knows nothing of it."""
+    options, shop = study.options, study.shop
+    return [
+        "A diffusion model turns noise into images step by step. Between the two halves of its network lies h, a small "
+        "map of numbers that says what the noisy image shows. Shifting h on the way from noise to image changes what "
+        "the image shows, while the network stays as it is. This page compares the ways to find such a shift, and what "
+        "else can edit an image with the same network.",
+        f"{len(study.edited)} images that no training saw are taken to noise and back in {options.steps} steps, and in "
+        f"each an attribute is flipped: given where it is missing (a probability of {HIGH:g} is asked for), taken away "
+        f"where it is there ({LOW:g}). h is shifted at timesteps from {shop.t_edit:g} up. An independent network "
+        "judges the pictures, its probabilities calibrated on other held-out images.",
+        f"Directions are found from {len(shop.learning)} labelled training images. How far to go along them is chosen "
+        f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
+        "asked for, as the judge sees it. The held-out images are not used for that.",
+        MEANING + " Small print below a figure is its 95 % interval.",
+    ]
+
+
+def verdict(found: Findings) -> list[Point]:
+    """The best method in h of every attribute, and what f_t took."""
+    points = []
+    for name, cells in found.cells.items():
+        in_h = {m: cell for m, cell in cells.items() if METHODS[m].in_h}
+        if in_h:
+            best = max(in_h, key=lambda method: in_h[method].figures.hit)
+            hit, n = in_h[best].figures.hit, in_h[best].figures.n
+            beside = f" (z_sem: {cells['z_sem'].figures.hit:.0%})" if "z_sem" in cells else ""
+            mark = "good" if hit >= RATES else "fair" if hit >= RATES / 2 else "poor"
+            said = f"{words(name)}: {METHODS[best].title} is seen in {hit:.0%} of {n} images{beside}."
+            points.append(Point(text=said, mark=mark))
+        if "f_t" in cells:
+            minutes = sum(cells["f_t"].seconds.values()) / 60
+            mark = "good" if minutes <= MINUTES else "poor"
+            points.append(Point(text=f"{words(name)}: f_t took {minutes:.1f} minutes.", mark=mark))
+    for name, several in found.properties.items():
+        points += [consistent(name, one) for one in several if one.name == CONSISTENCY]
+    return points
+
+
+def consistent(name: str, one: Property) -> Point:
+    """Whether an edit is as strong at any number of steps."""
+    steps, off = ", ".join(map(str, one.figures["steps"])), one.figures[SYMMETRIC]["off"]
+    beside = f" (published rule: {one.figures[PUBLISHED]['off']:.0%})" if PUBLISHED in one.figures else ""
+    said = f"{words(name)}: over {steps} steps the change of the judge's logit differs by {off:.0%} at most{beside}."
+    return Point(text=said, mark="good" if off <= ALIKE else "poor")
+
+
+def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tensor]) -> Section:
+    """One attribute: a row for each method, and their pictures."""
+    rows = [row(method, cell) for method, cell in cells.items()]
+    in_h = [number for number, method in enumerate(cells) if METHODS[method].in_h]
+    best = sorted(in_h, key=lambda number: -list(cells.values())[number].figures.hit)[:1]
+    pictures = {**originals, **{METHODS[method].title: cell.pictures for method, cell in cells.items()}}
+    return Section(
+        title=words(name), id=name, rows=rows, best=best, cards=True,
+        terms={
+            "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
+            "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
+            "seconds": "– to find the direction or train, to choose the amount, and to edit",
+        },
+        pictures=[sheet(pictures, "Originals, the true counterfactuals, and what each method makes of the originals.")],
+    )  # fmt: skip
+
+
+def row(method: str, cell: Cell) -> dict[str, str]:
+    """A method's figures, with intervals below them."""
+    figures = {}
+    for key in SHOWN_COLUMNS:
+        figure, ends = text(key, getattr(cell.figures, key)), cell.intervals.get(key)
+        figures[COLUMNS[key]] = figure if ends is None else f"{figure}\n{text(key, ends.low)} to {text(key, ends.high)}"
+    shares = ["–" if share is None else f"{share:.0%}" for share in (cell.given, cell.taken)]
+    return {
+        "method": METHODS[method].title, **figures, "given, taken": ", ".join(shares),
+        "amount": amount(cell), "n": str(cell.figures.n),
+        "seconds": " + ".join(f"{seconds:.0f}" for seconds in cell.seconds.values()),
+    }  # fmt: skip
+
+
+def amount(cell: Cell) -> str:
+    """What was chosen, and whether it lies at an end of what was tried."""
+    if not cell.tried:
+        return ""
+    tried = [float(one) for one in cell.tried]
+    return f"{cell.amount:g}" + ("\nat the end" if cell.amount in {min(tried), max(tried)} else "")
+
+
+def of_property(name: str, one: Property) -> Section:
+    """One property: what was done, its figures, a strip of pictures."""
+    title = one.name if name == "combination" else f"{words(name)}: {one.name}"
+    return Section(title=title, text=[one.meaning], rows=one.rows, pictures=[sheet(one.pictures, f"{title}.")])
+
+
+def sheet(rows: Mapping[str, Tensor], caption: str) -> Picture:
+    """Rows of pictures with captions."""
+    pictures: Sequence[Tensor] = [displayable(part) for part in rows.values()]
+    scale = max(1, SCALED // pictures[0].shape[-1])
+    return Picture(image=grid(*pictures, captions=list(rows), scale=scale), caption=caption)
+
+
+def words(name: str) -> str:
+    """A name of a table as people write it."""
+    return name.replace("_", " ")

@@ -1,0 +1,179 @@
+"""What the methods of the study of h-space are made from, and what a method is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from zsem.data.images import ImageSet
+from zsem.hspace import embeddings
+from zsem.hspace.collect import Collected, collect
+from zsem.hspace.editable import Editable
+from zsem.hspace.edits import symmetric
+from zsem.hspace.engine import Shifts
+from zsem.hspace.means import mean_difference
+from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.shift import LearnedShift
+from zsem.semantics.attributes import Semantics
+from zsem.training.shifts import RECIPES, learn_shift
+from zsem.values.codes import Codes
+from zsem.values.direction import Direction, Shift
+from zsem.values.errors import ZsemError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faces:
+    """Images that are edited.
+
+    codes: of the exact codec. before: the judge's probabilities.
+    """
+
+    images: ImageSet
+    codes: Codes
+    before: Float[Tensor, "n a"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: Sequence[int]) -> Faces:
+        index = torch.as_tensor(list(rows), dtype=torch.long)
+        return Faces(images=self.images.subset(rows), codes=self.codes[index], before=self.before[index])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to edit one attribute.
+
+    edit: images, nominally in [-1, 1], from faces, 1 (give it) or -1 (take it away), and an amount.
+    amounts: to be tried; where there is one alone, the method has no strength. most: no more than this.
+    shift: what is added to h for an amount of 1, where something is.
+    """
+
+    edit: Callable[[Faces, int, float], Float[Tensor, "n c h w"]]
+    amounts: tuple[float, ...] = (1.0,)
+    most: float = math.inf
+    shift: Shift | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """An autoencoder whose z_sem knows the attributes: the embedding that says where an edit should go."""
+
+    model: DiffusionAutoencoder
+    semantics: Semantics
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """What methods are made from.
+
+    learning: training images with labels. attributes: of the judge, in its order. t_edit: last timestep that is edited,
+    a level of the walk of `steps`. shift_iterations, tuning_iterations: of f_t, and of each of two tunings.
+    latents: images that these two learn from. folder: for what is trained.
+    """
+
+    model: Editable
+    learning: ImageSet
+    attributes: tuple[str, ...]
+    reference: Reference | None
+    folder: Path
+    t_edit: float
+    steps: int
+    latents: int
+    shift_iterations: int
+    tuning_iterations: int
+    batch_size: int
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self.interval = (self.t_edit, float(self.model.schedule.timesteps - 1))
+        self.shifts: dict[str, LearnedShift] = {}
+
+    @cached_property
+    def collected(self) -> Collected:
+        """h of the training images where edits act."""
+        self.say(f"h of {len(self.learning)} training images")
+        return collect(self.model, self.learning, steps=self.steps, interval=self.interval, batch_size=self.batch_size)[
+            0
+        ]
+
+    def labels(self, name: str) -> Float[np.ndarray, " n"]:
+        """Of the training images, NaN where they are not known."""
+        return np.asarray(self.learning.attributes[name], dtype=np.float64)
+
+    def kind(self, name: str, value: int) -> ImageSet:
+        """The training images that have an attribute (1) or lack it (0)."""
+        return self.learning.subset(np.flatnonzero(self.labels(name) == value).tolist())
+
+    def floats(self, images: ImageSet) -> Float[Tensor, "n c h w"]:
+        """In [-1, 1]."""
+        return self.model.config.intensity.normalise(images.pixels)
+
+    def shifted(self, shift: Shift, amounts: tuple[float, ...]) -> Method:
+        """The symmetric edit along a shift of h."""
+
+        def change(faces: Faces, sign: int, amount: float) -> Tensor:
+            return self.moved(faces.codes, [(sign * amount, shift)])
+
+        return Method(edit=change, amounts=amounts, shift=shift)
+
+    def moved(self, codes: Codes, terms: Sequence[tuple[float, Shift]]) -> Float[Tensor, "n c h w"]:
+        """Codes decoded with shifts of h."""
+        return symmetric(self.model, codes, Shifts(terms), interval=self.interval, batch_size=self.batch_size)
+
+    def goal(self, name: str) -> embeddings.Goal:
+        """Where z_sem should go."""
+        reference = self.referred()
+        return embeddings.towards_attribute(reference.model, reference.semantics, name, method="constrained")
+
+    def referred(self) -> Reference:
+        """The autoencoder. Raises ZsemError where there is none."""
+        if self.reference is None:
+            raise ZsemError("this method asks the z_sem of an autoencoder: give --autoencoder, or leave it out")
+        return self.reference
+
+
+def learned(shop: Workshop, name: str) -> LearnedShift:
+    """f_t: trained, or found where it was trained before."""
+    if name not in shop.shifts:
+        recipe = replace(RECIPES["corrected"], steps=shop.steps)
+        shop.shifts[name] = learn_shift(
+            shop.model, shop.kind(name, 0).limit(shop.latents), shop.goal(name), shop.folder / f"{name}-f_t",
+            recipe=recipe, t_edit=shop.t_edit, iterations=shop.shift_iterations, say=shop.say,
+        )  # fmt: skip
+    return shop.shifts[name]
+
+
+def difference(shop: Workshop, name: str) -> Direction:
+    """The mean difference at every timestep."""
+    return mean_difference(shop.collected, shop.labels(name), name)
+
+
+def as_long(direction: Direction, like: Direction) -> Direction:
+    """A direction at all timesteps of another one, as long as that over all of them, and not against it."""
+    there = direction.on(like.timesteps)
+    ours, theirs = there.vector.double().flatten(), like.vector.double().flatten()
+    sign = -1.0 if float(ours @ theirs) < 0 else 1.0
+    return there * (sign * float(theirs.norm() / ours.norm()))
+
+
+def mean_shift(shop: Workshop, shift: Shift, of_images: Float[np.ndarray, "n s c h w"], name: str) -> Direction:
+    """What a shift adds to the h of some images at every timestep, on average: the paper's dh_t^mean."""
+    vectors, device = [], shop.model.device
+    for place, t in enumerate(shop.collected.timesteps):
+        parts = torch.from_numpy(np.asarray(of_images[:, place], dtype=np.float32)).split(shop.batch_size)
+        with torch.no_grad():
+            added = [shift(h.to(device), torch.full((len(h),), float(t), device=device)).cpu() for h in parts]
+        vectors.append(torch.cat(added).mean(dim=0))
+    return Direction(
+        space="h", vector=torch.stack(vectors), timesteps=shop.collected.timesteps, name=name,
+        unit=f"mean shift of {name}", model=shop.model.stamp,
+    )  # fmt: skip

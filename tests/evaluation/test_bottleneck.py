@@ -1,0 +1,277 @@
+"""The study of h-space on small faces and untrained models: every method, what is kept, what its figures mean."""
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from zsem.data import builtin
+from zsem.data.images import load_images
+from zsem.evaluation.bench_edit import semantics_of
+from zsem.evaluation.bottleneck.methods import METHODS
+from zsem.evaluation.bottleneck.options import StudyOptions
+from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
+from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift
+from zsem.hspace.edits import symmetric
+from zsem.models.diffusion import DiffusionModel
+from zsem.models.judge import Judge
+from zsem.nets.encoder import SemanticEncoder
+from zsem.nets.unet import UNet
+from zsem.training.judging import binary_attributes
+from zsem.values.direction import Direction
+from zsem.values.errors import ZsemError
+
+OPTIONS = StudyOptions(
+    attributes=("smile", "glasses"), number=3, steps=3, learned_from=24, tuned_on=2, of_properties=2,
+    shift_iterations=1, tuning_iterations=1, consistent_steps=(2, 3), batch_size=4,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return builtin.avatars(tmp_path_factory.mktemp("faces") / "set", number=300, size=16, workers=1)
+
+
+@pytest.fixture(scope="module")
+def images(faces):
+    return binary_attributes(load_images(faces, size=16))
+
+
+@pytest.fixture(scope="module")
+def model():
+    net = UNet.Config(channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), embed_channels=32)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        made = DiffusionModel(DiffusionModel.Config(image_size=16, unet=net))
+        for parameter in made.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def judge(images):
+    torch.manual_seed(0)
+    net = SemanticEncoder.Config(channels=8, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), pool=2)
+    made = Judge(Judge.Config(attributes=tuple(images.attributes), image_size=16, net=net)).eval()
+    checksum = hashlib.sha256(images.split("train").pixels.numpy().data).hexdigest()
+    made.history = {"images_sha256": checksum, "iterations": 10**6}
+    return made
+
+
+@pytest.fixture(scope="module")
+def reference(small_model, images):
+    other = copy.deepcopy(small_model)  # its statistics are measured here
+    other.measure_codes(images.split("train"), images.held_out())
+    return Reference(model=other, semantics=semantics_of(other, images, 150))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study(model, images, judge, folder, reference):
+    return HspaceStudy(model, images, judge, folder, OPTIONS, reference=reference, t_edit=300)
+
+
+@pytest.fixture(scope="module")
+def found(study):
+    return study.run()
+
+
+def test_every_method_is_measured_by_the_figures_of_bench_edit(found, study):
+    assert list(found.cells) == ["smile", "glasses"] and not found.left_out
+    for name, cells in found.cells.items():
+        assert list(cells) == list(METHODS)
+        n = len(study.flips(name))
+        for method, cell in cells.items():
+            assert cell.figures.n == n
+            assert None not in (cell.figures.error, cell.figures.unedited)
+            assert "hit" in cell.intervals
+            assert set(cell.seconds) == {"find", "choose", "edit"}
+            assert (len(cell.tried) >= 3) == (method not in {"tuned", "z_sem"})
+        assert len({cell.figures.unedited for cell in cells.values()}) == 1
+        assert set(found.rows[name]) == {"original", "truth"}
+
+
+def test_hits_are_those_of_what_is_given_and_of_what_is_taken_away(found, study):
+    for name, cells in found.cells.items():
+        given = int((study.flips(name).requested > 0.5).sum())
+        for cell in cells.values():
+            n = cell.figures.n
+            hits = (cell.given or 0) * given + (cell.taken or 0) * (n - given)
+            assert hits / n == pytest.approx(cell.figures.hit)
+
+
+def test_the_amount_is_the_best_of_those_that_were_tried(found):
+    for cells in found.cells.values():
+        for cell in cells.values():
+            if cell.tried:
+                assert cell.tried[f"{cell.amount:g}"] == min(cell.tried.values())
+
+
+def test_what_is_tuned_on_is_neither_learned_from_nor_held_out(study):
+    faces, asked = study.tuning_faces("smile")
+    paths = set(faces.images.paths)
+    assert len(paths) == 2 and sorted(asked.tolist()) == [0.1, 0.9]
+    assert not paths & {*study.shop.learning.paths, *study.edited.paths, *study.others.paths}
+
+
+def test_amounts_are_extended_where_the_best_lies_at_an_end(study, monkeypatch):
+    asked = []
+
+    def measured(best, **settings):
+        tried = []
+
+        def change(faces, sign, amount):
+            tried.append(amount)
+            return torch.full((len(faces), 3, 16, 16), abs(amount - best))
+
+        monkeypatch.setattr(study.model, "display", lambda edited: edited)
+        # of the images themselves nothing is known; of edited ones the error is what `change` says
+        monkeypatch.setattr(study, "tuning_faces", lambda name: asked[0])
+        monkeypatch.setattr(
+            study, "seen", lambda edited: edited[:, 0, 0, :1].double().expand(-1, len(study.judge.config.attributes))
+        )
+        return study.chosen("smile", Method(edit=change, amounts=(1.0, 2.0), **settings))
+
+    faces, _ = study.tuning_faces("smile")
+    asked.append((faces, torch.zeros(len(faces), dtype=torch.float64)))
+    assert measured(8)[0] == 8
+    assert measured(100)[0] == 16  # not for ever
+    assert measured(100, most=3.0)[0] == 2
+    assert measured(0.4)[0] == 0.5
+    assert measured(1.4) == (1.0, pytest.approx({"0.5": 0.9, "1": 0.4, "2": 0.6}))
+
+
+def test_edits_go_the_way_that_is_asked_for(study):
+    faces = study.faces
+    made = Method(edit=lambda part, sign, amount: torch.full((len(part), 3, 16, 16), sign * amount))
+    out = both_ways(made, faces, torch.tensor([0.9, 0.1, 0.9], dtype=torch.float64), 0.5)
+    assert out[:, 0, 0, 0].tolist() == [0.5, -0.5, 0.5]
+
+
+def test_an_amount_of_nothing_gives_the_images_back(study):
+    for name in ("mean", "global", "pca", "boundary", "injection"):
+        made = METHODS[name].find(study.shop, "smile")
+        assert torch.equal(made.edit(study.faces, 1, 0.0), study.model.decode(study.faces.codes, batch_size=4)), name
+
+
+def test_the_mean_difference_is_that_of_h(study):
+    shift = difference(study.shop, "smile")
+    labels = study.shop.labels("smile")
+    h = study.shop.collected.h
+    assert np.allclose(shift.vector, h[labels == 1].mean(0) - h[labels == 0].mean(0), atol=1e-5)
+    assert min(shift.timesteps) >= study.shop.t_edit == min(study.shop.interval)
+    edited = METHODS["mean"].find(study.shop, "smile").edit(study.faces, -1, 2.0)
+    assert torch.equal(edited, symmetric(study.model, study.faces.codes, shift * -2, interval=study.shop.interval))
+
+
+def test_directions_are_made_as_long_and_not_against_each_other(study):
+    like = difference(study.shop, "smile")
+    other = Direction(space="h", vector=-3 * like.vector[0], unit="one", name="other", model=like.model)
+    made = as_long(other, like)
+    assert float(made.vector.norm()) == pytest.approx(float(like.vector.norm()), rel=1e-5)
+    assert float((made.vector * like.vector).sum()) >= 0
+    assert made.timesteps == like.timesteps
+
+
+def test_the_mean_of_a_shift_is_over_images_at_every_timestep(study):
+    h = study.shop.collected.h[:5]
+    mean = mean_shift(study.shop, lambda h, t: h * t[:, None, None, None], h, "smile")
+    times = np.array(study.shop.collected.timesteps)[:, None, None, None]
+    assert np.allclose(mean.vector, (h * times).mean(0), rtol=1e-4, atol=1e-3)
+
+
+def test_injected_content_is_of_an_image_that_has_what_is_wanted(study, monkeypatch):
+    used = []
+
+    def inject(model, codes, reference, **settings):
+        used.append(reference.h)
+        return torch.zeros(len(codes), 3, 16, 16)
+
+    monkeypatch.setattr("zsem.evaluation.bottleneck.methods.inject", inject)
+    made = METHODS["injection"].find(study.shop, "glasses")
+    h, labels = study.shop.collected.h, study.shop.labels("glasses")
+    for sign in (1, -1):
+        made.edit(study.faces, sign, 0.5)
+        for one in used.pop():
+            (row,) = [i for i, other in enumerate(h) if np.array_equal(one, other)]
+            assert labels[row] == (sign > 0)
+
+
+def test_properties_have_figures_and_pictures(found):
+    assert set(found.properties) == {"smile", "glasses", "combination"}
+    strength, homogeneity, robustness, consistency = found.properties["smile"]
+    assert len(strength.figures["logits"]) == len(strength.figures["strengths"]) == 9
+    assert {"f_t of one training image", "mean difference of all images"} <= set(homogeneity.figures)
+    assert robustness.figures["a random shift of h, as long"]["mse"] > 0
+    eps = robustness.figures["a random shift of eps, as large as the attribute's"]
+    assert eps["mse"] > 0 and eps["grain"] > 0
+    assert len(consistency.figures["symmetric, second-order solver"]["changes"]) == 2
+    (both,) = found.properties["combination"]
+    assert set(both.figures) == {"n", "unedited", "smile", "glasses", "smile + glasses"}
+    for several in found.properties.values():
+        assert all(one.pictures and one.rows for one in several)
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(found, study, model, images, judge, folder, reference):
+    again = HspaceStudy(model, images, judge, folder, OPTIONS, reference=reference, t_edit=300)
+    again.shop.__dict__["collected"] = None  # nothing is learned again
+    assert again.run().summary() == found.summary()
+    other = replace(OPTIONS, seed=1)
+    assert HspaceStudy(model, images, judge, folder, other).origin("mean") != study.origin("mean")
+
+
+def test_without_an_autoencoder_its_methods_are_left_out(model, images, judge, tmp_path):
+    options = replace(OPTIONS, methods=("mean", "f_t", "z_sem"), attributes=("smile",), of_properties=0)
+    found = HspaceStudy(model, images, judge, tmp_path, options).run()
+    assert list(found.cells["smile"]) == ["mean"]
+    assert [left.split(":")[0] for left in found.left_out] == [METHODS["f_t"].title, METHODS["z_sem"].title]
+    with pytest.raises(ZsemError, match="give --autoencoder"):
+        HspaceStudy(model, images, judge, tmp_path, replace(options, methods=("f_t",)))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"methods": ("magic",)}, "magic is none: choose among mean"),
+        ({"attributes": ("wings",)}, "has no labels of wings: choose --attributes among"),
+        ({"number": 0}, "--number must be at least 1"),
+        ({"number": 20}, "only 30 are held out"),
+        ({"learned_from": 500}, "500 training images and their amounts chosen on 2 others"),
+    ],
+)
+def test_what_cannot_be_studied_is_told(model, images, judge, tmp_path, change, sentence):
+    with pytest.raises(ZsemError, match=sentence):
+        HspaceStudy(model, images, judge, tmp_path, replace(OPTIONS, **change))
+
+
+def test_the_command_writes_a_page_and_figures(zsem, model, judge, faces, tmp_path):
+    model.save(tmp_path / "model")
+    judge.save(tmp_path / "judge")
+    code, out, err = zsem(
+        "hspace", "study", tmp_path / "model", faces, "--judge", tmp_path / "judge", "--out", tmp_path / "out",
+        "--attributes", "smile", "--methods", "mean,sdedit,f_t", "--quick", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    figures = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert json.loads(out) == figures
+    assert list(figures["attributes"]["smile"]) == ["mean", "sdedit"]
+    assert [left.split(":")[0] for left in figures["left_out"]] == [METHODS["f_t"].title]
+    page = (tmp_path / "out" / "study.html").read_text("utf-8")
+    for text in ("SDEdit", "robustness to random shifts", "95 % interval", "was left out"):
+        assert text in page
+    assert "minutes of one processor" in err
+
+
+def test_faces_are_picked_with_their_codes(study):
+    faces = Faces(images=study.edited, codes=study.faces.codes, before=study.before)[[2, 0]]
+    assert faces.images.paths == [study.edited.paths[2], study.edited.paths[0]]
+    assert torch.equal(faces.codes.noise.x_T[1], study.faces.codes.noise.x_T[0])
