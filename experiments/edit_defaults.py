@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +85,10 @@ class Case:
             if semantics is None:
                 new[share] = run.moved(codes, run.mean_difference(name)).z
             else:
-                ends = (semantics.move(codes.z, {name: p}, beyond=share) for p in (1 - TYPICAL, TYPICAL))
-                new[share] = torch.where(target[:, None] == 1, *reversed(tuple(ends)))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # far steps show in the figures
+                    away, towards = (semantics.move(codes.z, {name: p}, beyond=share) for p in (1 - TYPICAL, TYPICAL))
+                new[share] = torch.where(target[:, None] == 1, towards, away)
         return Case(
             name=name, codes=codes, new=new, target=target, truth=torch.stack(truth),
             masks={share: find_mask(run.model, codes, z) for share, z in new.items()} if masked else {},
