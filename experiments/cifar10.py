@@ -1,7 +1,7 @@
 """Samplers, guidance and baselines on CIFAR-10: the tables of DDIM and of guided diffusion at the size of a CPU.
 
     python -m experiments.models train cifar10-ddpm cifar10-classifier cifar10-vae cifar10-gan --cifar10 FILE
-    python -m experiments.cifar10 --cifar10 FILE [--parts PART ..] [--number 1000] [--out runs/cifar10]
+    python -m experiments.cifar10 --cifar10 FILE [--parts PART ..] [--solvers NAME ..] [--out runs/cifar10]
 
 FILE: CIFAR-10 as a folder or archive of class folders below train and test. Every set of samples is judged once and its
 figures kept in OUT/cells by models and number, so that a stopped run goes on; OUT/report.md and its pictures are
@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def class_samples(
 class Study:
     """The models, the real images, and the cells that are done already."""
 
-    def __init__(self, cifar10: str, number: int, out: Path) -> None:
-        self.number, self.out = number, out
+    def __init__(self, cifar10: str, number: int, out: Path, solvers: Sequence[str] = tuple(SAMPLERS)) -> None:
+        self.number, self.out, self.solvers = number, out, solvers
         self.images: ImageSet = load_images(cifar10, size=32)
         self.model: DiffusionModel = finished("cifar10-ddpm", DiffusionModel)
         self.classifier: NoisyClassifier = finished("cifar10-classifier", NoisyClassifier)
@@ -183,8 +183,8 @@ def samplers(study: Study) -> list[str]:
         parts = study.samples(study.number, seed=seed, steps=steps, **settings)
         return judged_set(study.reference, parts, SETS[steps])
 
-    for name, settings in SAMPLERS.items():
-        cells = []
+    for name in study.solvers:
+        settings, cells = SAMPLERS[name], []
         for steps, sets in SETS.items():
             key = f"{settings['solver']}-{settings.get('eta', 0):g}-{steps}"
             found = [
@@ -297,10 +297,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar10", required=True, metavar="FILE")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--solvers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS), help="rows of the samplers")
     parser.add_argument("--number", type=int, default=1000, help="samples of a set")
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"))
     arguments = parser.parse_args()
-    study = Study(arguments.cifar10, arguments.number, arguments.out)
+    study = Study(arguments.cifar10, arguments.number, arguments.out, arguments.solvers)
     lines = ["# Diffusion models on CIFAR-10", ""]
     for part in arguments.parts:
         title, work = PARTS[part]
