@@ -84,6 +84,7 @@ class Study:
         self.network = load_efficientnet_lite0()
         others = (finished(name) for name in ("cifar10-vae", "cifar10-gan"))
         self.stamp = digest([model.stamp for model in (self.model, self.classifier, self.judge, *others)])
+        self.precision = "bf16" if bf16_is_fast(self.model.device) else "fp32"
 
     @functools.cached_property
     def reference(self) -> Distribution:
@@ -92,7 +93,7 @@ class Study:
 
     def cell(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of one cell, found in its file or made and kept there."""
-        return kept(self.out / "cells" / f"{self.stamp}-{self.number}" / f"{name}.json", work)
+        return kept(self.out / "cells" / f"{self.stamp}-{self.number}-{self.precision}" / f"{name}.json", work)
 
     def samples(self, number: int, *, seed: int = 0, told: bool = True, **settings: Any) -> Iterator[Tensor]:
         """Samples of all classes in turn, batch by batch; `told` False leaves the class to a classifier's guidance."""
@@ -130,7 +131,7 @@ def guidance(study: Study) -> list[str]:
     judge = study.cell("judge", study.held_out_accuracy)
     draw_guidance(rows, study.out / "guidance.png")
     lines = [
-        f"{study.number} samples each, UniPC-2 with 20 steps, networks in bf16 as in training. The judge, "
+        f"{study.number} samples each, UniPC-2 with 20 steps, networks in {study.precision} as in training. The judge, "
         "trained on clean images, finds the class of "
         f"{judge['accuracy']:.1%} of {judge['n']:,} test images; chance is 10 %.",
         "",
@@ -172,8 +173,8 @@ def samplers(study: Study) -> list[str]:
     lines = [
         f"FD-EffLite0 of {study.number} samples to {REFERENCE:,} training images: mean and standard deviation of three "
         "sets at 10 and 20 steps, one set with its 95 % bootstrap interval at 50 and 100. DDPM and DDIM visit evenly "
-        "spaced timesteps, as in their papers, the others noise levels that are even in log-SNR. Networks are in bf16, "
-        "as in training.",
+        "spaced timesteps, as in their papers, the others noise levels that are even in log-SNR. "
+        f"Networks are in {study.precision}, as in training.",
         "",
         "| solver | " + " | ".join(f"{steps} steps" for steps in SETS) + " |",
         "|---" * (1 + len(SETS)) + "|",

@@ -168,7 +168,11 @@ def choose(
     if sheet is not None:
         draw(before, cases, {setting: pictures[setting] for _, setting in best.values()}, sheet)
     return {
-        "regions": {case.name: region(case, before, list(case.masks.values())[-1]) for case in cases if case.masks},
+        "regions": {
+            f"{case.name}, beyond {share:g}": region(case, before, masks)
+            for case in cases
+            for share, masks in case.masks.items()
+        },
         "rows": rows,
     }
 
@@ -210,7 +214,8 @@ def main() -> None:
     begin = time.process_time()
     run = Run(model, Path(arguments.data), images, Extent(number=arguments.train, edited=arguments.number))
     judge = None if arguments.judge is None else api.load(arguments.judge, kind=Judge)
-    grid_of = settings(arguments.beyond, arguments.scales, arguments.rescales, arguments.since, arguments.masks)
+    shares = arguments.beyond if arguments.direction == "edit" else [0.0]  # the mean difference is one step
+    grid_of = settings(shares, arguments.scales, arguments.rescales, arguments.since, arguments.masks)
     semantics = None if arguments.direction == "mean" else learn(run.z_train, run.train.attributes, model)
     report = choose(run, semantics, judge, grid_of, arguments.edited, arguments.sheet)
     report["seconds"] = time.process_time() - begin

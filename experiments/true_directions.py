@@ -76,6 +76,8 @@ def main() -> None:
         for i, (path, value) in enumerate(zip(faces.paths, faces.attributes[name], strict=True)):
             with contextlib.suppress(ZsemError):  # it cannot have it: no hair is seen under a hat
                 flipped[i] = counterfactual(Path(arguments.data), int(Path(path).stem), name, bool(value < 0.5))
+        if not flipped:
+            continue
         rows = list(flipped)
         truth = model.encode(from_uint8(torch.stack(list(flipped.values()))), noise=False, batch_size=64).z
         one = report[name] = compared(semantics, name, z[rows], truth, faces.attributes[name][rows])

@@ -174,11 +174,16 @@ def test_a_flip_ends_half_a_gap_beyond_what_the_other_kind_looks_like(semantics,
     assert side * goal > math.log(9)
     assert logit(flipped) == pytest.approx(goal, abs=1e-2)
 
-    # what looks like the attribute's kind, but not enough, is taken further than to the goal
-    between = other + 0.8 * (kind - other)
+    # what the probe cannot tell is taken to be half-way back to the other kind
+    undecided = other + (kind - other) * (logit(other) / (logit(other) - logit(kind)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert side * logit(semantics.move(between, {"a": 0.5 + 0.49 * side})) > side * goal
+        found = logit(semantics.move(undecided, {"a": 0.5 + 0.4 * side}))
+        hardly = logit(semantics.move(undecided, {"a": 0.5 + 0.01 * side}))
+        sure = logit(semantics.move(other, {"a": float(side > 0)}))
+    assert found == pytest.approx(goal - logit(other) / 2, abs=2e-2)
+    assert 0 < side * hardly < 0.1 * side * goal  # a small request is a small step
+    assert side * sure == pytest.approx(max(side * goal, math.log(999)), abs=2e-2)  # certainty is no further away
 
 
 def test_the_constrained_direction_is_that_of_the_closed_form(semantics):

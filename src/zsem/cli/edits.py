@@ -89,12 +89,12 @@ class Edit(Command):
     out: Annotated[str, arg(metavar="DIR")]
     """folder for the edited images and the picture"""
     set: Annotated[str | None, arg(metavar="NAME=P,..")] = None
-    """attributes and the probabilities (or real values) to bring them to at least, e.g. smile=0.9,hat=0: more of a
-    probability above a half, and less of one below, stays as it is"""
+    """attributes and the probabilities (or real values) to bring them to, e.g. smile=0.9,hat=0: at least to them, and
+    on to where images of that kind lie; what the probe finds more of stays as it is"""
     keep: Annotated[str | None, arg(metavar="NAME,..")] = None
     """attributes that must not change, as far as their probes can tell"""
     exact: FlagCreatePairsOff[bool] = False
-    """take images that have more than --set asks for back to it, e.g. for a fainter smile"""
+    """bring every image to just what --set asks for, neither further nor less, e.g. for a fainter smile"""
     clamp: FlagCreatePairsOff[bool] = False
     """stop at three sigma, where --set asks for codes further away than that, and miss it"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None

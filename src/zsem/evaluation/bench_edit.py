@@ -21,7 +21,7 @@ from zsem.metrics.editing import EditFigures, monotonicity
 from zsem.metrics.intervals import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
-from zsem.semantics.attributes import Semantics, learn
+from zsem.semantics.attributes import BEYOND, TYPICAL, Semantics, learn
 from zsem.semantics.edits import INTERVAL, RESCALE, SCALE, edit
 from zsem.values import draws
 from zsem.values.codes import Codes
@@ -140,7 +140,7 @@ class EditBench(Flipping):
         return {
             "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp,
             "images": [fingerprint(self.edited), fingerprint(self.others)],
-            "options": options, "edit": [SCALE, RESCALE, *INTERVAL],
+            "options": options, "edit": [SCALE, RESCALE, *INTERVAL, TYPICAL, BEYOND],
         }  # fmt: skip
 
     def directions(self, name: str) -> Float[Tensor, "m d"]:

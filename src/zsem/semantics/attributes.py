@@ -35,8 +35,8 @@ LEAST, MOST = 0.001, 0.999
 """Probabilities that are asked for lie between these: 0 and 1 are infinitely far."""
 TYPICAL, BEYOND = 0.9, 0.5
 """A request of .9 takes a code to where images that have the attribute are on average, and half as far beyond it as the
-two kinds lie apart; other probabilities in proportion to their logits. Chosen with experiments/edit_defaults.py: where
-the kinds are far apart, a probe is sure long before the picture is."""
+two kinds lie apart; smaller requests in proportion to their logits, surer ones no further than the probe needs. Chosen
+with experiments/edit_defaults.py: where the kinds are far apart, a probe is sure long before the picture is."""
 UNKNOWN = Choice(g=1.0, lam=0.0)
 """The logistic direction, for classifiers without labelled images."""
 AGAIN = "learn it again with `zsem attributes`"
@@ -265,10 +265,10 @@ class Semantics:
         beyond = own > goal
         if (centres := self[name].centres) is not None:
             other, kind = np.sort(sign * self._logits(to_float64(centres), [name])[:, 0])
-            typical = self._goal(name, TYPICAL)
-            goal *= max(1.0, (kind + share * (kind - other)) / typical)
+            part = min(1.0, goal / self._goal(name, TYPICAL))
+            goal = max(goal, part * (kind + share * (kind - other)))
             doubt = 0.5 * (1 - np.tanh(own / 2))
-            own = own + doubt * np.minimum(other - own, 0)
+            own = own + part * doubt * np.minimum(other - own, 0)
         return sign * np.where(beyond, 0.0, goal - own)
 
     def _logits(self, codes: Float[np.ndarray, "n d"], names: Sequence[str]) -> Float[np.ndarray, "n t"]:
