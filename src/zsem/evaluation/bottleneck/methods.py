@@ -163,10 +163,10 @@ def find_tuned(shop: Workshop, name: str) -> Method:
             for sign, aim, source in ((1, goal, 0), (-1, back, 1))
         ]  # fmt: skip
 
-    made = dict(zip((1, -1), shop.trained(name, "tuned", train), strict=True))
+    giving, taking = shop.trained(name, "tuned", train)
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
-        target = Target(model=made[sign])
+        target = Target(model=giving if sign > 0 else taking)
         return tuned(shop.model, faces.images, target, steps=shop.steps, batch_size=shop.batch_size)
 
     return Method(edit=change)
