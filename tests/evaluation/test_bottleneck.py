@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import json
+import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +14,13 @@ import torch
 from zsem.data import builtin
 from zsem.data.images import load_images
 from zsem.evaluation.bench_edit import semantics_of
+from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
+from zsem.evaluation.bottleneck.page import consistent, write_study
+from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
-from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift
+from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
 from zsem.hspace.edits import symmetric
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.judge import Judge
@@ -67,7 +72,7 @@ def judge(images):
 def reference(small_model, images):
     other = copy.deepcopy(small_model)  # its statistics are measured here
     other.measure_codes(images.split("train"), images.held_out())
-    return Reference(model=other, semantics=semantics_of(other, images, 150))
+    return Reference(model=other, semantics=semantics_of(other, images, 150), labels=150)
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +178,17 @@ def test_the_mean_difference_is_that_of_h(study):
     assert torch.equal(edited, symmetric(study.model, study.faces.codes, shift * -2, interval=study.shop.interval))
 
 
-def test_directions_are_made_as_long_and_not_against_each_other(study):
+def test_directions_are_made_as_long_and_only_turned_where_their_sign_says_nothing(study):
     like = difference(study.shop, "smile")
-    other = Direction(space="h", vector=-3 * like.vector[0], unit="one", name="other", model=like.model)
-    made = as_long(other, like)
-    assert float(made.vector.norm()) == pytest.approx(float(like.vector.norm()), rel=1e-5)
-    assert float((made.vector * like.vector).sum()) >= 0
-    assert made.timesteps == like.timesteps
+    against = -3 * like.vector.mean(dim=0)
+    other = Direction(space="h", vector=against, unit="one", name="other", model=like.model)
+    for turn in (False, True):
+        made = as_long(other, like, turn=turn)
+        assert float(made.vector.norm()) == pytest.approx(float(like.vector.norm()), rel=1e-5)
+        assert (float((made.vector * like.vector).sum()) > 0) == turn
+        assert made.timesteps == like.timesteps
+    component = METHODS["pca"].find(study.shop, "smile").shift
+    assert float((component.vector * like.vector).sum()) > 0
 
 
 def test_the_mean_of_a_shift_is_over_images_at_every_timestep(study):
@@ -225,8 +234,101 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(found, study, model, imag
     again = HspaceStudy(model, images, judge, folder, OPTIONS, reference=reference, t_edit=300)
     again.shop.__dict__["collected"] = None  # nothing is learned again
     assert again.run().summary() == found.summary()
-    other = replace(OPTIONS, seed=1)
-    assert HspaceStudy(model, images, judge, folder, other).origin("mean") != study.origin("mean")
+
+
+def test_other_options_leave_what_is_done_and_trained_as_it_is(found, model, images, judge, folder, reference):
+    other = replace(OPTIONS, steps=2, methods=("f_t",), attributes=("smile",), of_properties=0)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    HspaceStudy(model, images, judge, folder, other, reference=reference, t_edit=300).run()
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert before.items() < after.items()
+    assert len(list((folder / "trained").glob("*/smile-f_t/run.json"))) == 2
+
+
+def test_a_result_depends_on_what_matters_to_it(model, images, judge, folder, study):
+    def changed(by=OPTIONS, reference=study.shop.reference):
+        other = HspaceStudy(model, images, judge, folder, by, reference=reference, t_edit=300)
+        return {name for name in METHODS if other.cell_origin("smile", name) != study.cell_origin("smile", name)}
+
+    assert changed(replace(OPTIONS, seed=1)) == set(METHODS)
+    asking = {name for name, kind in METHODS.items() if kind.asks}
+    assert changed(reference=None) == asking == {"f_t", "f_t-mean", "classifier", "tuned", "z_sem"}
+    assert changed(reference=replace(study.shop.reference, labels=99)) == asking
+    assert not changed(replace(OPTIONS, batch_size=2, consistent_steps=(2,), of_properties=1))
+    assert changed(replace(OPTIONS, shift_iterations=2)) == {"f_t", "f_t-mean"}
+    assert changed(replace(OPTIONS, tuning_iterations=2)) == {"tuned"}
+
+
+def test_names_of_attributes_are_names_of_files():
+    assert plain("Wearing_Hat") == "Wearing_Hat"
+    assert re.fullmatch(r"--a-b-[0-9a-f]{8}", plain("./a b"))
+    assert plain("a b") != plain("a/b")
+
+
+def test_seconds_count_a_training_whole_and_nothing_that_is_shared(found, model, images, judge, tmp_path, study):
+    for name, cells in found.cells.items():
+        for method, what in (("f_t", "f_t"), ("f_t-mean", "f_t"), ("tuned", "tuned")):
+            spent = study.shop.spent[name, what]
+            assert spent > 0 and cells[method].seconds["find"] >= spent - 0.01
+    resumed = copy.deepcopy(judge)
+    resumed.history = {"minutes": 10}
+    assert study.shop.trained("hat", "tuned", lambda: [resumed, resumed]) == [resumed, resumed]
+    assert study.shop.spent["hat", "tuned"] == 1200
+    options = replace(OPTIONS, methods=("mean",), attributes=("smile",), of_properties=0)
+    slow = HspaceStudy(model, images, judge, tmp_path, options)
+    share, ends = slow.share, []
+
+    def shared(name, method):
+        time.sleep(0.3)
+        share(name, method)
+        assert "faces" in vars(slow) and "collected" in vars(slow.shop) and name in slow._tuning
+        ends.append(time.monotonic())
+
+    slow.share = shared
+    seconds = slow.run().cells["smile"]["mean"].seconds
+    assert len(ends) == 1 and sum(seconds.values()) < time.monotonic() - ends[0] + 0.03  # they are rounded
+
+
+def test_what_cannot_be_told_of_shifts_is_left_out(found, model, images, judge, tmp_path):
+    options = replace(OPTIONS, methods=("global",), attributes=("smile",))
+    told = HspaceStudy(model, images, judge, tmp_path, options).run()
+    assert not told.properties and "mean difference, which --methods lacks" in told.left_out[0]
+    everything = HspaceStudy(model, images, judge, tmp_path, OPTIONS)
+    labels = everything.edited.attributes
+    everything.edited = replace(everything.edited, attributes={name: np.ones_like(labels[name]) for name in labels})
+    nothing = Findings(cells=found.cells)
+    everything.add_properties(nothing, [everything.flips(name) for name in found.cells])
+    assert not nothing.properties
+    assert [left.split(":")[1] for left in nothing.left_out] == [
+        " none of the edited images lacks it", " none of the edited images lacks it",
+        " none of the edited images lacks both",
+    ]  # fmt: skip
+
+
+def test_the_page_says_how_many_labels_are_behind_z_sem(found, study, tmp_path):
+    page = write_study(tmp_path / "study.html", study, found, "faces").read_text("utf-8")
+    assert "are learned from up to 150 labelled training images" in page
+
+
+def test_a_logit_that_does_not_change_is_nothing_to_compare(study):
+    case = Case(study.setting, "smile", study.faces, {"mean": 0.0})
+    made = consistency(case)
+    assert made.name == CONSISTENCY and made.figures[SYMMETRIC]["off"] is None
+    assert made.rows[0]["largest difference to 3 steps"] == "–"
+    assert "does not change" in consistent("smile", made).text
+
+
+def test_only_what_asks_f_t_is_estimated_to_train_it(model, images, judge, tmp_path, reference, monkeypatch):
+    def estimated(*methods, iterations):
+        options = replace(OPTIONS, methods=methods, shift_iterations=iterations, of_properties=0)
+        study = HspaceStudy(model, images, judge, tmp_path, options, reference=reference)
+        monkeypatch.setattr(study, "seconds_per_image", lambda: 1.0)
+        return study.estimate()
+
+    assert estimated("mean", iterations=1000) == estimated("mean", iterations=1)
+    longer = [estimated(*some, iterations=9) - estimated(*some, iterations=1) for some in
+              (("f_t",), ("f_t-mean",), ("f_t", "f_t-mean"))]  # fmt: skip
+    assert longer[0] > 0 and longer == [longer[0]] * 3
 
 
 def test_without_an_autoencoder_its_methods_are_left_out(model, images, judge, tmp_path):
@@ -268,7 +370,7 @@ def test_the_command_writes_a_page_and_figures(zsem, model, judge, faces, tmp_pa
     page = (tmp_path / "out" / "study.html").read_text("utf-8")
     for text in ("SDEdit", "robustness to random shifts", "95 % interval", "was left out"):
         assert text in page
-    assert "minutes of one processor" in err
+    assert "minutes on this machine" in err
 
 
 def test_faces_are_picked_with_their_codes(study):

@@ -117,7 +117,7 @@ class HspaceStudy(Command):
         else:
             other = api.load(self.autoencoder, kind=DiffusionAutoencoder)
         say("what z_sem says of the attributes")
-        return Reference(model=other, semantics=semantics_of(other, images, LABELS))
+        return Reference(model=other, semantics=semantics_of(other, images, LABELS), labels=LABELS)
 
     def last_timestep(self, model: Editable) -> float:
         """t_edit: as the command says, else by the curves beside the model, else by the size of the images."""

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from zsem.evaluation.bottleneck.workshop import Faces, Method, Workshop, as_long, difference, learned, mean_shift
+from zsem.evaluation.bottleneck.workshop import Faces, Method, Workshop, as_long, difference, learned, mean_shift, plain
 from zsem.evaluation.flipping import HIGH, LOW
 from zsem.hspace import boundary, embeddings
 from zsem.hspace.alternatives import Target, classifier_guided, sdedit, towards_mean, tuned
 from zsem.hspace.components import pca
-from zsem.hspace.editable import invert
+from zsem.hspace.editable import Editable, invert
 from zsem.hspace.edits import asymmetric
 from zsem.hspace.engine import Shifts
 from zsem.hspace.injection import inject
@@ -74,7 +74,7 @@ def find_component(shop: Workshop, name: str) -> Method:
         return abs(auroc(scores, labels[known]) - 0.5)
 
     best = max(pca(collected, min(COMPONENTS, len(collected) - 1)), key=apart)
-    return shop.shifted(as_long(best, difference(shop, name)), SYMMETRIC)
+    return shop.shifted(as_long(best, difference(shop, name), turn=True), SYMMETRIC)
 
 
 def find_boundary(shop: Workshop, name: str) -> Method:
@@ -153,16 +153,20 @@ def find_tuned(shop: Workshop, name: str) -> Method:
     goal = shop.goal(name)
     back = replace(goal, direction=-goal.direction, name=f"no {name}")
     recipe = replace(TUNING, steps=shop.steps)
-    made = {
-        sign: tune(
-            shop.model, shop.kind(name, source).limit(shop.latents), aim, shop.folder / f"{name}-tuned{sign:+d}",
-            recipe=recipe, iterations=shop.tuning_iterations, say=shop.say,
-        )
-        for sign, aim, source in ((1, goal, 0), (-1, back, 1))
-    }  # fmt: skip
+
+    def train() -> list[Editable]:
+        return [
+            tune(
+                shop.model, shop.kind(name, source), aim, shop.folder / f"{plain(name)}-tuned{sign:+d}",
+                recipe=recipe, iterations=shop.tuning_iterations, say=shop.say,
+            )
+            for sign, aim, source in ((1, goal, 0), (-1, back, 1))
+        ]  # fmt: skip
+
+    giving, taking = shop.trained(name, "tuned", train)
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
-        target = Target(model=made[sign])
+        target = Target(model=giving if sign > 0 else taking)
         return tuned(shop.model, faces.images, target, steps=shop.steps, batch_size=shop.batch_size)
 
     return Method(edit=change)
@@ -187,7 +191,7 @@ class Kind:
     """A method as the page tells of it.
 
     cost: of an edit, in evaluations of the network for each step and image. asks: whether it needs an autoencoder.
-    in_h: whether it shifts h.
+    in_h: whether it shifts h. trains: what has to be trained for it, of `LENGTHS`.
     """
 
     find: Callable[[Workshop, str], Method]
@@ -196,6 +200,7 @@ class Kind:
     cost: float | int
     asks: bool = False
     in_h: bool = True
+    trains: str | None = None
 
 
 METHODS: Mapping[str, Kind] = {
@@ -222,11 +227,11 @@ METHODS: Mapping[str, Kind] = {
         meaning="the normal of a linear probe of h, of the timestep where it reads best; as long as the mean one",
     ),
     "f_t": Kind(
-        find=find_shift, title="f_t, trained on z_sem", cost=1.2, asks=True,
+        find=find_shift, title="f_t, trained on z_sem", cost=1.2, asks=True, trains="f_t",
         meaning="Asyrp's network, trained so that the z_sem of the edited image moves as the attribute does",
     ),
     "f_t-mean": Kind(
-        find=find_mean_shift, title="f_t, mean of its shifts", cost=1, asks=True,
+        find=find_mean_shift, title="f_t, mean of its shifts", cost=1, asks=True, trains="f_t",
         meaning="what f_t adds at every timestep, averaged over training images: one shift for all images",
     ),
     "injection": Kind(
@@ -242,7 +247,7 @@ METHODS: Mapping[str, Kind] = {
         meaning="the image decoded under the gradient of a linear probe of the predicted image's z_sem",
     ),
     "tuned": Kind(
-        find=find_tuned, title="fine-tuned (DiffusionCLIP)", cost=2, asks=True, in_h=False,
+        find=find_tuned, title="fine-tuned (DiffusionCLIP)", cost=2, asks=True, in_h=False, trains="tuned",
         meaning="all weights of the network trained with the loss of f_t, once to give and once to take away",
     ),
     "z_sem": Kind(
@@ -251,3 +256,7 @@ METHODS: Mapping[str, Kind] = {
     ),
 }  # fmt: skip
 """What is compared, in the order of the table."""
+FIXED = frozenset({"tuned", "z_sem"})
+"""Methods without an amount."""
+LENGTHS: Mapping[str, str] = {"f_t": "shift_iterations", "tuned": "tuning_iterations"}
+"""What is trained, and the option that says how long."""

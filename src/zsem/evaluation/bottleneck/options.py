@@ -30,7 +30,7 @@ class StudyOptions:
     steps: int = 20
     """noise levels of every walk"""
     learned_from: int = 200
-    """labelled training images that directions are found from, and as many latents of f_t"""
+    """labelled training images that directions are found from; f_t learns from those of them that lack the attribute"""
     tuned_on: int = 16
     """other training images that the amounts are chosen on"""
     of_properties: int = 16

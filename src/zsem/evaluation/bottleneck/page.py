@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from zsem.data.pixels import displayable, grid
+from zsem.evaluation.bottleneck.cells import Cell, Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
-from zsem.evaluation.bottleneck.study import Cell, Findings, HspaceStudy
+from zsem.evaluation.bottleneck.study import HspaceStudy
 from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, MEANING, text
 from zsem.report import Picture, Point, Section, write_page
 
@@ -52,6 +53,10 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
 def summary(study: HspaceStudy) -> list[str]:
     """What was done, for somebody who knows nothing of it."""
     options, shop = study.options, study.shop
+    labels = [] if shop.reference is None else [
+        "z_sem's attributes, which f_t, fine-tuning, guidance and z_sem itself go by, are learned from up to "
+        f"{shop.reference.labels} labelled training images."
+    ]  # fmt: skip
     return [
         "A diffusion model turns noise into images step by step. Between the two halves of its network lies h, a small "
         "map of numbers that says what the noisy image shows. Shifting h on the way from noise to image changes what "
@@ -64,6 +69,7 @@ def summary(study: HspaceStudy) -> list[str]:
         f"Directions are found from {len(shop.learning)} labelled training images. How far to go along them is chosen "
         f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
         "asked for, as the judge sees it. The held-out images are not used for that.",
+        *labels,
         MEANING + " Small print below a figure is its 95 % interval.",
     ]
 
@@ -92,7 +98,11 @@ def verdict(found: Findings) -> list[Point]:
 def consistent(name: str, one: Property) -> Point:
     """Whether an edit is as strong at any number of steps."""
     steps, off = ", ".join(map(str, one.figures["steps"])), one.figures[SYMMETRIC]["off"]
-    beside = f" (published rule: {one.figures[PUBLISHED]['off']:.0%})" if PUBLISHED in one.figures else ""
+    if off is None:
+        last = one.figures["steps"][-1]
+        return Point(text=f"{words(name)}: over {last} steps the judge's logit does not change: nothing to compare.")
+    published = one.figures.get(PUBLISHED, {}).get("off")
+    beside = "" if published is None else f" (published rule: {published:.0%})"
     said = f"{words(name)}: over {steps} steps the change of the judge's logit differs by {off:.0%} at most{beside}."
     return Point(text=said, mark="good" if off <= ALIKE else "poor")
 
@@ -108,7 +118,8 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
         terms={
             "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
             "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
-            "seconds": "– to find the direction or train, to choose the amount, and to edit",
+            "seconds": "– to find the direction or train, to choose the amount, and to edit; h and the codes of the "
+            "images, which methods share, are left out. The mean of f_t counts its training too",
         },
         pictures=[sheet(pictures, "Originals, the true counterfactuals, and what each method makes of the originals.")],
     )  # fmt: skip

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from zsem.data.images import ImageSet
 from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.guidance import Steered, idle
 from zsem.diffusion.schedule import level_like
@@ -118,7 +119,7 @@ class Case:
 def properties(setting: Setting, name: str, faces: Faces, amounts: Mapping[str, float]) -> list[Property]:
     """All but the combination, of the mean difference, and of f_t where it was trained.
 
-    faces: of the study's, which lack the attribute where there are such. amounts: that the study has chosen, by method.
+    faces: of the study's, which lack the attribute. amounts: that the study has chosen, by method.
     """
     case = Case(setting, name, faces, amounts)
     return [strength(case), homogeneity(case), robustness(case), consistency(case)]
@@ -303,11 +304,12 @@ def consistency(case: Case) -> Property:
             plain, edited = walk(number, 0.0), walk(number, amounts[title])
             changes.append(float((case.logits(edited) - case.logits(plain)).mean()))
             pictures[f"{title}, {number}"] = case.shown(edited)
-        off = max(abs(change / changes[-1] - 1) for change in changes) if changes[-1] else float("inf")
+        off = max(abs(change / changes[-1] - 1) for change in changes) if changes[-1] else None
         figures[title] = {"changes": changes, "off": off}
         rows.append({
             "process": title, **{f"{number} steps": f"{c:+.2f}" for number, c in zip(steps, changes, strict=True)},
-            f"largest difference to {steps[-1]} steps": f"{off:.0%}", "n": str(len(codes)),
+            f"largest difference to {steps[-1]} steps": "–" if off is None else f"{off:.0%}",
+            "n": str(len(codes)),
         })  # fmt: skip
     return Property(
         name=CONSISTENCY, figures=figures, rows=rows, pictures=pictures,
@@ -333,19 +335,21 @@ def walked(case: Case, steps: int, terms: Sequence[tuple[float, Shift]]) -> Floa
 
 
 def combination(setting: Setting, faces: Faces, amounts: Mapping[str, float], number: int) -> list[Property]:
-    """Two attributes given at once, for every two of them: the sum of their shifts.
+    """Two attributes given at once, for every two of them that some face lacks: the sum of their shifts.
 
     faces: all that are edited, of which those are taken that lack both, up to a number. amounts: of the attributes.
     """
-    return [_combined(setting, pair, faces, amounts, number) for pair in combinations(amounts, 2)]
+    pairs = {pair: lacking(faces.images, pair)[:number] for pair in combinations(amounts, 2)}
+    return [_combined(setting, pair, faces[rows], amounts) for pair, rows in pairs.items() if rows]
 
 
-def _combined(
-    setting: Setting, pair: tuple[str, str], faces: Faces, amounts: Mapping[str, float], number: int
-) -> Property:
-    shop, labels = setting.shop, [faces.images.attributes[name] for name in pair]
-    lacking = np.flatnonzero((labels[0] == 0) & (labels[1] == 0)).tolist()
-    faces = faces[(lacking or list(range(len(faces))))[:number]]
+def lacking(images: ImageSet, names: Sequence[str]) -> list[int]:
+    """Images that have none of the attributes."""
+    return np.flatnonzero(np.all([images.attributes[name] == 0 for name in names], axis=0)).tolist()
+
+
+def _combined(setting: Setting, pair: tuple[str, str], faces: Faces, amounts: Mapping[str, float]) -> Property:
+    shop = setting.shop
     terms = [(amounts[name], difference(shop, name)) for name in pair]
     columns = [setting.flipping.judge.config.attributes.index(name) for name in pair]
     first, second = (name.replace("_", " ") for name in pair)

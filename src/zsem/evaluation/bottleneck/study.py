@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.evaluation.attributes import labelled_part
-from zsem.evaluation.bottleneck.methods import METHODS
+from zsem.evaluation.bottleneck.cells import Cell, Findings, read_cell
+from zsem.evaluation.bottleneck.methods import FIXED, LENGTHS, METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions, check, check_networks
-from zsem.evaluation.bottleneck.properties import Property, Setting, combination, properties
-from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, Workshop, learned
-from zsem.evaluation.flipping import SHOWN, Flipping, Flips, jsonable, means, requested
+from zsem.evaluation.bottleneck.properties import Property, Setting, combination, lacking, properties
+from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, Workshop, digits, plain
+from zsem.evaluation.flipping import SHOWN, Flipping, Flips, requested
 from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
 from zsem.hspace.editable import Editable, condition_for, invert
-from zsem.metrics.editing import EditFigures
-from zsem.metrics.intervals import Interval
 from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
 from zsem.semantics.edits import INTERVAL, RESCALE, SCALE
@@ -41,59 +40,6 @@ BACKWARD = 4
 TIMED = 4
 """Evaluations that the estimate is made from."""
 CHOICE_DRAW = 5  # the last integer of a draw's name: what the draw is for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One attribute by one method.
-
-    given, taken: shares of edits seen among images that lacked the attribute and that had it; None where there are
-    none. amount: that was chosen; tried: mean |achieved - requested| by amount, on training images.
-    seconds: "find" (or train), "choose" the amount, "edit". pictures: the first edited images.
-    """
-
-    figures: EditFigures
-    intervals: Mapping[str, Interval]
-    given: float | None
-    taken: float | None
-    amount: float
-    tried: Mapping[str, float]
-    seconds: Mapping[str, float]
-    pictures: UInt8[Tensor, "n c h w"]
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            **asdict(self.figures), "given": self.given, "taken": self.taken, "amount": self.amount,
-            "tried": dict(self.tried), "seconds": dict(self.seconds), "intervals": jsonable(self.intervals),
-        }  # fmt: skip
-
-
-@dataclass(kw_only=True)
-class Findings:
-    """What the study has found: cells by attribute and method, properties by attribute, and what it left out.
-
-    rows: pictures of the first images and of their counterfactuals, by attribute.
-    """
-
-    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
-    rows: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    properties: dict[str, list[Property]] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
-
-    def summary(self) -> dict[str, Any]:
-        """JSON-able."""
-        figures = [{method: cell.figures for method, cell in cells.items()} for cells in self.cells.values()]
-        return {
-            "attributes": {
-                name: {method: cell.summary() for method, cell in cells.items()} for name, cells in self.cells.items()
-            },
-            "mean": means(figures, list(METHODS)),
-            "properties": {
-                name: {one.name: one.figures for one in found} for name, found in self.properties.items()
-            },
-            "left_out": self.left_out,
-        }  # fmt: skip
 
 
 class HspaceStudy(Flipping):
@@ -129,11 +75,16 @@ class HspaceStudy(Flipping):
         order = draws.generator(options.seed, CHOICE_DRAW).permutation(len(training)).tolist()
         learning = training.subset(order[: options.learned_from])
         self.rest = training.subset(order[options.learned_from :])
+        level = float(levels[(levels - t_edit).abs().argmin()])
+        key = digits([
+            PROTOCOL, model.stamp, fingerprint(learning), fingerprint(self.rest), about_z_sem(reference), level,
+            options.steps, options.shift_iterations, options.tuning_iterations,
+        ])  # fmt: skip
         self.shop = Workshop(
             model=model, learning=learning, attributes=judge.config.attributes, reference=reference,
-            folder=self.study_folder / "trained", t_edit=float(levels[(levels - t_edit).abs().argmin()]),
-            steps=options.steps, latents=options.learned_from, shift_iterations=options.shift_iterations,
-            tuning_iterations=options.tuning_iterations, batch_size=options.batch_size, say=say,
+            folder=self.study_folder / "trained" / key, t_edit=level, steps=options.steps,
+            shift_iterations=options.shift_iterations, tuning_iterations=options.tuning_iterations,
+            batch_size=options.batch_size, say=say,
         )  # fmt: skip
 
     @property
@@ -158,10 +109,10 @@ class HspaceStudy(Flipping):
 
     def run(self) -> Findings:
         """All attributes by all methods, and the properties; what was done before is found."""
-        found = Findings()
+        found, studied = Findings(), list[Flips]()
         asked = "asks the z_sem of an autoencoder, and none was given"
         found.left_out = [f"{METHODS[m].title}: {asked}" for m in self.options.methods if m not in self.methods]
-        self.say(f"about {self.estimate() / 60:.0f} minutes of one processor, if nothing is done yet")
+        self.say(f"about {self.estimate() / 60:.0f} minutes on this machine, if nothing is done yet")
         for name in self.options.attributes:
             flips = self.flips(name)
             if not flips.rows:
@@ -171,21 +122,38 @@ class HspaceStudy(Flipping):
             if flips.truth is not None:
                 found.rows[name]["truth"] = flips.truth[:SHOWN]
             found.cells[name] = {method: self.cell(flips, method) for method in self.methods}
-            if self.options.of_properties and "mean" in self.methods:
-                found.properties[name] = self.property_cells(flips, found.cells[name])
-        if self.options.of_properties and "mean" in self.methods and len(found.cells) > 1:
-            found.properties["combination"] = self.combinations(found.cells)
+            studied.append(flips)
+        if self.options.of_properties:
+            self.add_properties(found, studied)
         return found
+
+    def add_properties(self, found: Findings, studied: Sequence[Flips]) -> None:
+        """What shifts are like, for the attributes that were studied; what cannot be told is left out, and said."""
+        if "mean" not in self.methods:
+            found.left_out.append("what shifts are like: that is told of the mean difference, which --methods lacks")
+            return
+        for flips in studied:
+            if several := self.property_cells(flips, found.cells[flips.name]):
+                found.properties[flips.name] = several
+            else:
+                found.left_out.append(f"what shifts of {flips.name} are like: none of the edited images lacks it")
+        for pair in combinations(found.cells, 2):
+            if not lacking(self.edited, pair):
+                found.left_out.append(f"combination of {' and '.join(pair)}: none of the edited images lacks both")
+        if several := self.combined(found.cells):
+            found.properties["combination"] = several
 
     def cell(self, flips: Flips, method: str) -> Cell:
         """One attribute by one method, from its file where it was done."""
-        path = self.study_folder / "cells" / f"{flips.name}-{method}.safetensors"
-        origin = self.origin(method)
+        origin = self.cell_origin(flips.name, method)
+        path = self.file(f"{plain(flips.name)}-{method}", origin)
         if (kept := read_kept(path, origin)) is not None:
             return read_cell(*kept)
-        started = time.monotonic()
+        self.share(flips.name, method)
+        started, waited = time.monotonic(), self.shop.waited
         made = METHODS[method].find(self.shop, flips.name)
         found = time.monotonic()
+        waited = self.shop.waited - waited
         amount, tried = self.chosen(flips.name, made)
         chosen = time.monotonic()
         faces = self.faces[flips.rows]
@@ -195,9 +163,10 @@ class HspaceStudy(Flipping):
             return both_ways(made, faces[part], flips.requested[rows], amount)
 
         measured = self.measure(flips, edit)
-        seconds = {"find": found - started, "choose": chosen - found, "edit": time.monotonic() - chosen}
-        if method == "f_t":  # a training that went on where it was stopped took longer
-            seconds["find"] = max(seconds["find"], 60 * learned(self.shop, flips.name).history.get("minutes", 0))
+        # a training counts whole, also where it was done before or went on where it was stopped
+        trained = self.shop.spent.get((flips.name, METHODS[method].trains or ""), 0.0)
+        find = found - started - waited + trained
+        seconds = {"find": find, "choose": chosen - found, "edit": time.monotonic() - chosen}
         given, taken = (self.share_seen(flips, measured.after, lacked) for lacked in (True, False))
         cell = Cell(
             figures=measured.figures, intervals=measured.intervals, given=given, taken=taken, amount=amount,
@@ -206,6 +175,14 @@ class HspaceStudy(Flipping):
         write_kept(path, origin, cell.summary(), {"pictures": cell.pictures})
         self.say(f"{flips.name}, {METHODS[method].title}: {cell.figures.hit:.0%} seen, {sum(seconds.values()):.0f} s")
         return cell
+
+    def share(self, name: str, method: str) -> None:
+        """Make what a method shares with others, so that it is charged to none of them."""
+        _ = self.faces
+        if METHODS[method].in_h:
+            _ = self.shop.collected
+        if method not in FIXED:
+            self.tuning_faces(name)
 
     def share_seen(self, flips: Flips, after: Float[Tensor, "n a"], lacked: bool) -> float | None:
         """Share of edits that the judge sees, of the images that lacked the attribute, or of those that had it."""
@@ -238,8 +215,9 @@ class HspaceStudy(Flipping):
         return best, {f"{amount:g}": gap for amount, gap in sorted(tried.items())}
 
     def tuning_faces(self, name: str) -> tuple[Faces, Float[Tensor, " n"]]:
-        """Training images that nothing was learned from, half of them with the attribute, and what is asked for.
+        """Training images, half of them with the attribute, and what is asked for.
 
+        No direction in h was found from them; the judge has seen the originals.
         Raises ZsemError where there are none of one kind.
         """
         if name not in self._tuning:
@@ -253,30 +231,37 @@ class HspaceStudy(Flipping):
         return self._tuning[name]
 
     def property_cells(self, flips: Flips, cells: Mapping[str, Cell]) -> list[Property]:
-        """What the shifts of one attribute are like."""
+        """What the shifts of one attribute are like; nothing where none of the images lacks it."""
+        rows = [row for row, asked in zip(flips.rows, flips.requested, strict=True) if asked > 0.5]
+        if not rows:
+            return []
         amounts = {method: cells[method].amount for method in ("mean", "asymmetric", "f_t") if method in cells}
+        asks = "f_t" in amounts
+        options = ["of_properties", "consistent_steps", *([LENGTHS["f_t"]] if asks else [])]
+        origin = self.origin(flips.name, "properties", asks=asks, options=options) | {"amounts": amounts}
 
         def make() -> list[Property]:
-            rows = [row for row, asked in zip(flips.rows, flips.requested, strict=True) if asked > 0.5] or flips.rows
             return properties(self.setting, flips.name, self.faces[rows[: self.options.of_properties]], amounts)
 
-        return self.kept_properties(f"{flips.name}-properties", {"amounts": amounts}, make)
+        return self.kept_properties(f"{plain(flips.name)}-properties", origin, make)
 
-    def combinations(self, cells: Mapping[str, Mapping[str, Cell]]) -> list[Property]:
-        """Two attributes at once."""
+    def combined(self, cells: Mapping[str, Mapping[str, Cell]]) -> list[Property]:
+        """Two attributes at once, for every two that some image lacks."""
         amounts = {name: of["mean"].amount for name, of in cells.items()}
+        if not any(lacking(self.edited, pair) for pair in combinations(amounts, 2)):
+            return []
+        origin = self.origin(None, "combination", options=["of_properties"]) | {"amounts": amounts}
 
         def make() -> list[Property]:
             return combination(self.setting, self.faces, amounts, self.options.of_properties)
 
-        return self.kept_properties("combination", {"amounts": amounts}, make)
+        return self.kept_properties("combination", origin, make)
 
     def kept_properties(
-        self, name: str, about: Mapping[str, Any], make: Callable[[], list[Property]]
+        self, name: str, origin: Mapping[str, Any], make: Callable[[], list[Property]]
     ) -> list[Property]:
         """Properties from their file, or made."""
-        path = self.study_folder / "cells" / f"{name}.safetensors"
-        origin = self.origin("properties") | dict(about)
+        path = self.file(name, origin)
         if (kept := read_kept(path, origin)) is not None:
             known, tensors = kept
             return [Property.of(one, tensors, number) for number, one in enumerate(known["properties"])]
@@ -291,29 +276,40 @@ class HspaceStudy(Flipping):
         """Names of the images that are edited, calibrate, are learned from, and are tuned on."""
         return [fingerprint(part) for part in (self.edited, self.others, self.shop.learning, self.rest)]
 
-    def origin(self, method: str) -> dict[str, Any]:
-        """What a result depends on, JSON-able."""
-        options = {k: v for k, v in asdict(self.options).items() if k not in {"attributes", "methods"}}
-        reference = self.shop.reference
+    def file(self, name: str, origin: Mapping[str, Any]) -> Path:
+        """Where a result is kept; those of other options lie beside it."""
+        return self.study_folder / "cells" / f"{name}-{digits(origin)}.safetensors"
+
+    def cell_origin(self, name: str, method: str) -> dict[str, Any]:
+        """What one attribute by one method depends on, JSON-able."""
+        kind = METHODS[method]
+        options = [] if method in FIXED else ["tuned_on"]
+        options += [] if kind.trains is None else [LENGTHS[kind.trains]]
+        return self.origin(name, method, asks=kind.asks, options=options)
+
+    def origin(self, name: str | None, what: str, *, asks: bool = False, options: Sequence[str] = ()) -> dict[str, Any]:
+        """What a result depends on, JSON-able. asks: whether z_sem was asked. options: that matter to it."""
         return {
-            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "method": method,
-            "images": self.fingerprints,
-            "options": {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()},
-            "t_edit": self.shop.t_edit, "edit": [SCALE, RESCALE, *INTERVAL],
-            "reference": None if reference is None else reference.model.stamp,
+            "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp, "attribute": name, "what": what,
+            "images": self.fingerprints, "t_edit": self.shop.t_edit,
+            "options": {option: getattr(self.options, option) for option in ("seed", "steps", *options)},
+            "z_sem": about_z_sem(self.shop.reference) if asks else None,
         }  # fmt: skip
 
     def estimate(self) -> float:
         """Seconds of all that may have to be done, from the time that the network takes for one batch."""
         options, once = self.options, self.seconds_per_image()
         levels = len([t for t in self.model.grid(options.steps).t[:-1].tolist() if t >= self.shop.t_edit])
-        iterations = {"f_t": options.shift_iterations, "tuned": 2 * options.tuning_iterations}
+        iterations = {"f_t": options.shift_iterations, "tuned": 2 * options.tuning_iterations}  # there and back
         total = options.steps * (options.number + options.learned_from)
         for method in self.methods:
-            tried = (options.tuned_on * 5) if METHODS[method].cost != 2 and method != "z_sem" else 0
+            tried = 0 if method in FIXED else options.tuned_on * 5
             total += len(options.attributes) * METHODS[method].cost * options.steps * (options.number + tried)
-            trained = iterations.get(method, 0) * RECIPES["corrected"].settings.batch_size * levels * BACKWARD
-            total += len(options.attributes) * trained
+        kinds = {METHODS[method].trains for method in self.methods}
+        for what, number in iterations.items():
+            if what in kinds:
+                trained = number * RECIPES["corrected"].settings.batch_size * levels * BACKWARD
+                total += len(options.attributes) * trained
         walks = 16 + 4 * sum(options.consistent_steps) / options.steps
         total += len(options.attributes) * options.of_properties * options.steps * walks
         return once * total
@@ -333,6 +329,11 @@ class HspaceStudy(Flipping):
         return (time.monotonic() - started) / (TIMED * number)
 
 
+def about_z_sem(reference: Reference | None) -> list[Any] | None:
+    """What results depend on that ask an autoencoder, JSON-able."""
+    return None if reference is None else [reference.model.stamp, reference.labels, SCALE, RESCALE, *INTERVAL]
+
+
 def both_ways(method: Method, faces: Faces, requested: Float[Tensor, " n"], amount: float) -> Float[Tensor, "n c h w"]:
     """Images edited towards what is asked for: given the attribute, or it is taken away."""
     out = torch.empty(len(faces), *faces.codes.shape)
@@ -341,14 +342,3 @@ def both_ways(method: Method, faces: Faces, requested: Float[Tensor, " n"], amou
         if rows:
             out[rows] = method.edit(faces[rows], sign, amount)
     return out
-
-
-def read_cell(known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Cell:
-    """What `Cell.summary` says, with its pictures."""
-    names = list(EditFigures.__dataclass_fields__)
-    return Cell(
-        figures=EditFigures(**{name: known[name] for name in names}),
-        intervals={name: Interval(**ends) for name, ends in known["intervals"].items()},
-        given=known["given"], taken=known["taken"], amount=known["amount"], tried=known["tried"],
-        seconds=known["seconds"], pictures=tensors["pictures"],
-    )  # fmt: skip

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +26,15 @@ from zsem.hspace.edits import symmetric
 from zsem.hspace.engine import Shifts
 from zsem.hspace.means import mean_difference
 from zsem.models.autoencoder import DiffusionAutoencoder
+from zsem.models.base import Model
 from zsem.models.shift import LearnedShift
 from zsem.semantics.attributes import Semantics
 from zsem.training.shifts import RECIPES, learn_shift
 from zsem.values.codes import Codes
 from zsem.values.direction import Direction, Shift
 from zsem.values.errors import ZsemError
+
+Trained = TypeVar("Trained", bound=Model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +73,14 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An autoencoder whose z_sem knows the attributes: the embedding that says where an edit should go."""
+    """An autoencoder whose z_sem knows the attributes: the embedding that says where an edit should go.
+
+    labels: training images that the attributes were learned from at most.
+    """
 
     model: DiffusionAutoencoder
     semantics: Semantics
+    labels: int
 
 
 @dataclass(kw_only=True)
@@ -77,7 +89,7 @@ class Workshop:
 
     learning: training images with labels. attributes: of the judge, in its order. t_edit: last timestep that is edited,
     a level of the walk of `steps`. shift_iterations, tuning_iterations: of f_t, and of each of two tunings.
-    latents: images that these two learn from. folder: for what is trained.
+    folder: for what is trained, with these settings alone.
     """
 
     model: Editable
@@ -87,7 +99,6 @@ class Workshop:
     folder: Path
     t_edit: float
     steps: int
-    latents: int
     shift_iterations: int
     tuning_iterations: int
     batch_size: int
@@ -96,6 +107,8 @@ class Workshop:
     def __post_init__(self) -> None:
         self.interval = (self.t_edit, float(self.model.schedule.timesteps - 1))
         self.shifts: dict[str, LearnedShift] = {}
+        self.spent: dict[tuple[str, str], float] = {}  # seconds of whole trainings, by attribute and what is trained
+        self.waited = 0.0  # seconds of trainings since this workshop was opened
 
     @cached_property
     def collected(self) -> Collected:
@@ -129,6 +142,15 @@ class Workshop:
         """Codes decoded with shifts of h."""
         return symmetric(self.model, codes, Shifts(terms), interval=self.interval, batch_size=self.batch_size)
 
+    def trained(self, name: str, what: str, train: Callable[[], Sequence[Trained]]) -> Sequence[Trained]:
+        """What `train` gives; `spent` counts what went before too, where a training was gone on with or found."""
+        started = time.monotonic()
+        made = train()
+        here = time.monotonic() - started
+        self.waited += here
+        self.spent[name, what] = max(here, 60 * sum(one.history.get("minutes", 0) for one in made))
+        return made
+
     def goal(self, name: str) -> embeddings.Goal:
         """Where z_sem should go."""
         reference = self.referred()
@@ -145,10 +167,16 @@ def learned(shop: Workshop, name: str) -> LearnedShift:
     """f_t: trained, or found where it was trained before."""
     if name not in shop.shifts:
         recipe = replace(RECIPES["corrected"], steps=shop.steps)
-        shop.shifts[name] = learn_shift(
-            shop.model, shop.kind(name, 0).limit(shop.latents), shop.goal(name), shop.folder / f"{name}-f_t",
-            recipe=recipe, t_edit=shop.t_edit, iterations=shop.shift_iterations, say=shop.say,
-        )  # fmt: skip
+
+        def train() -> list[LearnedShift]:
+            return [
+                learn_shift(
+                    shop.model, shop.kind(name, 0), shop.goal(name), shop.folder / f"{plain(name)}-f_t",
+                    recipe=recipe, t_edit=shop.t_edit, iterations=shop.shift_iterations, say=shop.say,
+                )
+            ]  # fmt: skip
+
+        (shop.shifts[name],) = shop.trained(name, "f_t", train)
     return shop.shifts[name]
 
 
@@ -157,11 +185,14 @@ def difference(shop: Workshop, name: str) -> Direction:
     return mean_difference(shop.collected, shop.labels(name), name)
 
 
-def as_long(direction: Direction, like: Direction) -> Direction:
-    """A direction at all timesteps of another one, as long as that over all of them, and not against it."""
+def as_long(direction: Direction, like: Direction, *, turn: bool = False) -> Direction:
+    """A direction at all timesteps of another one, and as long as that over all of them.
+
+    turn: turn it round where it is against the other; for directions whose sign is arbitrary.
+    """
     there = direction.on(like.timesteps)
     ours, theirs = there.vector.double().flatten(), like.vector.double().flatten()
-    sign = -1.0 if float(ours @ theirs) < 0 else 1.0
+    sign = -1.0 if turn and float(ours @ theirs) < 0 else 1.0
     return there * (sign * float(theirs.norm() / ours.norm()))
 
 
@@ -177,3 +208,14 @@ def mean_shift(shop: Workshop, shift: Shift, of_images: Float[np.ndarray, "n s c
         space="h", vector=torch.stack(vectors), timesteps=shop.collected.timesteps, name=name,
         unit=f"mean shift of {name}", model=shop.model.stamp,
     )  # fmt: skip
+
+
+def plain(name: str) -> str:
+    """A name as paths have it; digits tell names apart that differ in other characters alone."""
+    cleaned = re.sub(r"[^A-Za-z0-9_-]", "-", name)
+    return cleaned if cleaned == name else f"{cleaned}-{digits(name)}"
+
+
+def digits(about: Any) -> str:
+    """Eight hexadecimal digits that name what is JSON-able."""
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
