@@ -26,6 +26,7 @@ from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
 from zsem.hspace.editable import Editable, condition_for, invert
 from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
+from zsem.semantics.attributes import BEYOND, TYPICAL
 from zsem.semantics.edits import INTERVAL, RESCALE, SCALE
 from zsem.training.shifts import RECIPES
 from zsem.values import draws
@@ -331,7 +332,11 @@ class HspaceStudy(Flipping):
 
 def about_z_sem(reference: Reference | None) -> list[Any] | None:
     """What results depend on that ask an autoencoder, JSON-able."""
-    return None if reference is None else [reference.model.stamp, reference.labels, SCALE, RESCALE, *INTERVAL]
+    return (
+        None
+        if reference is None
+        else [reference.model.stamp, reference.labels, SCALE, RESCALE, *INTERVAL, TYPICAL, BEYOND]
+    )
 
 
 def both_ways(method: Method, faces: Faces, requested: Float[Tensor, " n"], amount: float) -> Float[Tensor, "n c h w"]:
