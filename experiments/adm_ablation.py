@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.cifar10 import class_samples
-from experiments.runs import CIFAR10, Recipe, digest, kept, train, trained
+from experiments.runs import CIFAR10, Recipe, kept, train, trained
 from experiments.samples import RESAMPLES, reference_of
 
 from zsem.data.images import load_images
+from zsem.evaluation.keeping import digest
 from zsem.metrics.samples import Distribution, judge_distribution
 from zsem.models.diffusion import DiffusionModel
 from zsem.nets.features import load_efficientnet_lite0

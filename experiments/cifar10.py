@@ -27,13 +27,14 @@ from typing import Any
 
 import torch
 from experiments.models import class_judge, finished
-from experiments.runs import RUNS, digest, kept
+from experiments.runs import RUNS, kept
 from experiments.samples import REFERENCE, SETS, judged_set, reference_of, shown
 from experiments.tables import within
 from torch import Tensor
 
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
+from zsem.evaluation.keeping import digest
 from zsem.metrics.intervals import wilson
 from zsem.metrics.perceptual import mean_distance
 from zsem.metrics.samples import Distribution, judge_distribution
@@ -60,13 +61,12 @@ BITS = {"number": 128, "terms": 100}
 
 
 def class_samples(
-    model: DiffusionModel, number: int, *, seed: int = 0, exact: bool = False, **settings: Any
+    model: DiffusionModel, number: int, *, seed: int = 0, half: bool = False, **settings: Any
 ) -> Iterator[Tensor]:
-    """Samples of all classes in turn, batch by batch, clipped to [-1, 1]; bf16 where that is fast, unless `exact`."""
+    """Samples of all classes in turn, batch by batch, clipped to [-1, 1]. half: networks in bf16."""
     known = len(model.config.class_names)
     for first in range(0, number, BATCH):
         classes = [i % known for i in range(first, min(first + BATCH, number))]
-        half = not exact and bf16_is_fast(model.device)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
             made = model.sample(len(classes), classes=classes, seed=seed, first=first, batch_size=BATCH, **settings)
         yield made.clamp(-1, 1)
@@ -84,7 +84,12 @@ class Study:
         self.network = load_efficientnet_lite0()
         others = (finished(name) for name in ("cifar10-vae", "cifar10-gan"))
         self.stamp = digest([model.stamp for model in (self.model, self.classifier, self.judge, *others)])
-        self.precision = "bf16" if bf16_is_fast(self.model.device) else "fp32"
+        self.half = bf16_is_fast(self.model.device)
+
+    @property
+    def precision(self) -> str:
+        """Of the networks in samples that are judged."""
+        return "bf16" if self.half else "fp32"
 
     @functools.cached_property
     def reference(self) -> Distribution:
@@ -97,7 +102,8 @@ class Study:
 
     def samples(self, number: int, *, seed: int = 0, told: bool = True, **settings: Any) -> Iterator[Tensor]:
         """Samples of all classes in turn, batch by batch; `told` False leaves the class to a classifier's guidance."""
-        return class_samples(self.model, number, seed=seed, **{"guidance_scale": 1.0 if told else 0.0, **settings})
+        told_or_not = {"guidance_scale": 1.0 if told else 0.0}
+        return class_samples(self.model, number, seed=seed, **{**told_or_not, "half": self.half, **settings})
 
     def accuracy(self, pixels: Tensor, classes: Tensor) -> float:
         """Share of uint8 images that the judge takes for their classes."""
@@ -201,7 +207,7 @@ def consistency(study: Study) -> list[str]:
     distance = load_stlpips()
 
     def work(settings: dict[str, Any]) -> dict[str, Any]:
-        made = {steps: torch.cat(list(study.samples(PAIRS, steps=steps, exact=True, **settings))) for steps in STEPS}
+        made = {steps: torch.cat(list(study.samples(PAIRS, steps=steps, half=False, **settings))) for steps in STEPS}
         rows = [to_uint8(images[:8]) for images in made.values()]
         save_png(
             grid(*rows, captions=[str(steps) for steps in STEPS], scale=2),

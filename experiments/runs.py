@@ -6,7 +6,6 @@ one goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 from zsem import api
 from zsem.data import builtin
+from zsem.evaluation.keeping import digest
 from zsem.models.base import Model
 from zsem.training.estimate import Estimate
 from zsem.training.images import ImageOptions
@@ -27,11 +27,6 @@ from zsem.values.files import write_whole
 RUNS, DATA = Path("runs/models"), Path("runs/data")
 AVATARS = {"number": 12_000, "size": 64, "style": "avataaars", "jitter": "mild", "seed": 0}
 CIFAR10 = "cifar10"  # the one set that is not made here
-
-
-def digest(about: Any) -> str:
-    """Eight hexadecimal digits that name settings."""
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, kw_only=True)

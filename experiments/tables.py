@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from experiments.models import shared_run
-from experiments.runs import digest, images_of, kept
+from experiments.runs import images_of, kept
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from zsem import api
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import FONT_SIZE, GAP
+from zsem.evaluation.keeping import digest
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model, ModelT
 from zsem.models.diffusion import DiffusionModel

@@ -11,7 +11,6 @@ take codes to a probe's probability of .9 (or .1), and those of an edit that ask
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import warnings
 from pathlib import Path
@@ -21,14 +20,12 @@ import numpy as np
 import torch
 
 from zsem import api
-from zsem.data.builtin import counterfactual
 from zsem.data.images import load_images
 from zsem.data.pixels import from_uint8
 from zsem.evaluation.bench_edit import semantics_of
-from zsem.evaluation.flipping import HIGH, LOW
+from zsem.evaluation.flipping import HIGH, LOW, counterfactuals
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.semantics.attributes import Method, Semantics
-from zsem.values.errors import ZsemError
 from zsem.values.files import write_whole
 
 
@@ -72,10 +69,7 @@ def main() -> None:
     print("|---" * (3 + len(get_args(Method))) + "|")
     warnings.simplefilter("ignore")  # far steps show in the figures
     for name in (n for n, a in semantics.attributes.items() if a.binary):
-        flipped: dict[int, torch.Tensor] = {}
-        for i, (path, value) in enumerate(zip(faces.paths, faces.attributes[name], strict=True)):
-            with contextlib.suppress(ZsemError):  # it cannot have it: no hair is seen under a hat
-                flipped[i] = counterfactual(Path(arguments.data), int(Path(path).stem), name, bool(value < 0.5))
+        flipped = counterfactuals(Path(arguments.data), faces, name)
         if not flipped:
             continue
         rows = list(flipped)

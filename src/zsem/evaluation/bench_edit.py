@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,14 +14,14 @@ from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.evaluation.attributes import labelled_part
-from zsem.evaluation.flipping import SHOWN, Flipping, check_number, jsonable, means
-from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
+from zsem.evaluation.flipping import EDIT, SHOWN, Flipping, check_number, jsonable, means
+from zsem.evaluation.keeping import cleaned, fingerprint, read_kept, write_kept
 from zsem.metrics.editing import EditFigures, monotonicity
 from zsem.metrics.intervals import Interval
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.judge import Judge
-from zsem.semantics.attributes import BEYOND, TYPICAL, Semantics, learn
-from zsem.semantics.edits import INTERVAL, RESCALE, SCALE, edit
+from zsem.semantics.attributes import Semantics, learn
+from zsem.semantics.edits import edit
 from zsem.values import draws
 from zsem.values.codes import Codes
 from zsem.values.errors import ZsemError
@@ -132,7 +131,7 @@ class EditBench(Flipping):
 
     def file(self, name: str) -> str:
         """What an attribute's result is kept as; the number tells names apart that differ in other characters alone."""
-        return f"{self.names.index(name):03}-{re.sub(r'[^A-Za-z0-9_-]', '-', name)}.safetensors"
+        return f"{self.names.index(name):03}-{cleaned(name)}.safetensors"
 
     def origin(self) -> dict[str, Any]:
         """What the results depend on but for the directions, JSON-able."""
@@ -140,7 +139,7 @@ class EditBench(Flipping):
         return {
             "protocol": PROTOCOL, "model": self.model.stamp, "judge": self.judge.stamp,
             "images": [fingerprint(self.edited), fingerprint(self.others)],
-            "options": options, "edit": [SCALE, RESCALE, *INTERVAL, TYPICAL, BEYOND],
+            "options": options, "edit": list(EDIT),
         }  # fmt: skip
 
     def directions(self, name: str) -> Float[Tensor, "m d"]:

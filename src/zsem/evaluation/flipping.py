@@ -22,11 +22,15 @@ from zsem.metrics.editing import Calibration, EditEffect, EditFigures
 from zsem.metrics.intervals import Interval
 from zsem.models.imaging import ImageModel
 from zsem.models.judge import Judge
+from zsem.semantics.attributes import BEYOND, TYPICAL
+from zsem.semantics.edits import INTERVAL, RESCALE, SCALE
 from zsem.values import draws
 from zsem.values.errors import ZsemError
 
 LOW, HIGH = 0.1, 0.9
 """Probabilities that are asked for, of images that have the attribute and that lack it."""
+EDIT = (SCALE, RESCALE, *INTERVAL, TYPICAL, BEYOND)
+"""Defaults of a request's edit, which results depend on."""
 SHOWN = 8
 ORDER_DRAW = 0  # the last integer of a draw's name: what the draw is for
 COLUMNS = {
@@ -148,14 +152,9 @@ class Flipping:
 
         Left out are faces that cannot have it: no hair is seen under a hat.
         """
-        out: dict[int, Tensor | None] = {}
-        for i, (path, value) in enumerate(zip(self.edited.paths, self.edited.attributes[name], strict=True)):
-            if self.folder is None:
-                out |= {} if np.isnan(value) else {i: None}
-                continue
-            with contextlib.suppress(ZsemError):
-                out[i] = counterfactual(self.folder, int(Path(path).stem), name, bool(value < 0.5))
-        return out
+        if self.folder is not None:
+            return dict(counterfactuals(self.folder, self.edited, name))
+        return dict.fromkeys(np.flatnonzero(~np.isnan(self.edited.attributes[name])).tolist())
 
     def floats(self, pixels: Tensor) -> Float[Tensor, "n c h w"]:
         """Stored pixels in [-1, 1]."""
@@ -165,6 +164,15 @@ class Flipping:
         """Rows, a batch at a time."""
         for start in range(0, number, self.batch_size):
             yield slice(start, start + self.batch_size)
+
+
+def counterfactuals(folder: Path, images: ImageSet, name: str) -> dict[int, UInt8[Tensor, "c h w"]]:
+    """Avatars of a folder drawn anew with an attribute flipped, by their rows, but for those that cannot have it."""
+    out = {}
+    for i, (path, value) in enumerate(zip(images.paths, images.attributes[name], strict=True)):
+        with contextlib.suppress(ZsemError):
+            out[i] = counterfactual(folder, int(Path(path).stem), name, bool(value < 0.5))
+    return out
 
 
 def requested(images: ImageSet, name: str) -> Float[Tensor, " n"]:

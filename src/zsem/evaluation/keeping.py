@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def fingerprint(images: ImageSet) -> str:
     for name, values in images.attributes.items():
         digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()[:16]
+
+
+def digest(about: Any) -> str:
+    """Eight hexadecimal digits that name what is JSON-able, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def cleaned(name: str) -> str:
+    """A name with a hyphen for all that paths may not have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", name)
 
 
 def write_kept(path: Path, origin: Mapping[str, Any], result: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

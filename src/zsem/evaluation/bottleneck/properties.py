@@ -18,7 +18,7 @@ from zsem.diffusion.denoiser import NetworkDenoiser, bind
 from zsem.diffusion.guidance import Steered, idle
 from zsem.diffusion.schedule import level_like
 from zsem.diffusion.solvers import dpmpp_2m, last
-from zsem.evaluation.bottleneck.workshop import Faces, Workshop, as_long, difference, learned, mean_shift
+from zsem.evaluation.bottleneck.workshop import Faces, Workshop, as_long, difference, learned, mean_shift, shift_at
 from zsem.evaluation.flipping import SHOWN, Flipping
 from zsem.hspace.asyrp import scaled_as_published
 from zsem.hspace.editable import condition_of, decode
@@ -191,13 +191,10 @@ def homogeneity(case: Case) -> Property:
 
 def alike(shop: Workshop, shift: Shift, h: Float[np.ndarray, "n s c h w"]) -> float:
     """Mean cosine of a shift of h between every two images, over all timesteps."""
-    found = []
-    for place, t in enumerate(shop.collected.timesteps):
-        part = torch.from_numpy(np.asarray(h[:, place], dtype=np.float32)).to(shop.model.device)
-        with torch.no_grad():
-            unit = F.normalize(shift(part, torch.full((len(part),), float(t)).to(part)).flatten(1), dim=1)
+    found, n = [], len(h)
+    for place in range(len(shop.collected.timesteps)):
+        unit = F.normalize(shift_at(shop, shift, h, place).flatten(1), dim=1)
         cosines = unit @ unit.T
-        n = len(part)
         found.append(float((cosines.sum() - cosines.trace()) / max(n * (n - 1), 1)))
     return float(np.mean(found))
 

@@ -20,14 +20,12 @@ from zsem.evaluation.bottleneck.cells import Cell, Findings, read_cell
 from zsem.evaluation.bottleneck.methods import FIXED, LENGTHS, METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions, check, check_networks
 from zsem.evaluation.bottleneck.properties import Property, Setting, combination, lacking, properties
-from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, Workshop, digits, plain
-from zsem.evaluation.flipping import SHOWN, Flipping, Flips, requested
-from zsem.evaluation.keeping import fingerprint, read_kept, write_kept
+from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, Workshop, plain
+from zsem.evaluation.flipping import EDIT, SHOWN, Flipping, Flips, requested
+from zsem.evaluation.keeping import digest, fingerprint, read_kept, write_kept
 from zsem.hspace.editable import Editable, condition_for, invert
 from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
-from zsem.semantics.attributes import BEYOND, TYPICAL
-from zsem.semantics.edits import INTERVAL, RESCALE, SCALE
 from zsem.training.shifts import RECIPES
 from zsem.values import draws
 from zsem.values.errors import ZsemError
@@ -77,7 +75,7 @@ class HspaceStudy(Flipping):
         learning = training.subset(order[: options.learned_from])
         self.rest = training.subset(order[options.learned_from :])
         level = float(levels[(levels - t_edit).abs().argmin()])
-        key = digits([
+        key = digest([
             PROTOCOL, model.stamp, fingerprint(learning), fingerprint(self.rest), about_z_sem(reference), level,
             options.steps, options.shift_iterations, options.tuning_iterations,
         ])  # fmt: skip
@@ -279,7 +277,7 @@ class HspaceStudy(Flipping):
 
     def file(self, name: str, origin: Mapping[str, Any]) -> Path:
         """Where a result is kept; those of other options lie beside it."""
-        return self.study_folder / "cells" / f"{name}-{digits(origin)}.safetensors"
+        return self.study_folder / "cells" / f"{name}-{digest(origin)}.safetensors"
 
     def cell_origin(self, name: str, method: str) -> dict[str, Any]:
         """What one attribute by one method depends on, JSON-able."""
@@ -332,11 +330,7 @@ class HspaceStudy(Flipping):
 
 def about_z_sem(reference: Reference | None) -> list[Any] | None:
     """What results depend on that ask an autoencoder, JSON-able."""
-    return (
-        None
-        if reference is None
-        else [reference.model.stamp, reference.labels, SCALE, RESCALE, *INTERVAL, TYPICAL, BEYOND]
-    )
+    return None if reference is None else [reference.model.stamp, reference.labels, *EDIT]
 
 
 def both_ways(method: Method, faces: Faces, requested: Float[Tensor, " n"], amount: float) -> Float[Tensor, "n c h w"]:

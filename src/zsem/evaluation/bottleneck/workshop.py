@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from zsem.data.images import ImageSet
+from zsem.evaluation.keeping import cleaned, digest
 from zsem.hspace import embeddings
 from zsem.hspace.collect import Collected, collect
 from zsem.hspace.editable import Editable
@@ -196,26 +194,26 @@ def as_long(direction: Direction, like: Direction, *, turn: bool = False) -> Dir
     return there * (sign * float(theirs.norm() / ours.norm()))
 
 
+def shift_at(
+    shop: Workshop, shift: Shift, of_images: Float[np.ndarray, "n s c h w"], place: int
+) -> Float[Tensor, "n c h w"]:
+    """What a shift adds to the h of some images at the timestep in one place of those that were collected."""
+    device, t = shop.model.device, float(shop.collected.timesteps[place])
+    parts = torch.from_numpy(np.asarray(of_images[:, place], dtype=np.float32)).split(shop.batch_size)
+    with torch.no_grad():
+        return torch.cat([shift(h.to(device), torch.full((len(h),), t, device=device)).cpu() for h in parts])
+
+
 def mean_shift(shop: Workshop, shift: Shift, of_images: Float[np.ndarray, "n s c h w"], name: str) -> Direction:
     """What a shift adds to the h of some images at every timestep, on average: the paper's dh_t^mean."""
-    vectors, device = [], shop.model.device
-    for place, t in enumerate(shop.collected.timesteps):
-        parts = torch.from_numpy(np.asarray(of_images[:, place], dtype=np.float32)).split(shop.batch_size)
-        with torch.no_grad():
-            added = [shift(h.to(device), torch.full((len(h),), float(t), device=device)).cpu() for h in parts]
-        vectors.append(torch.cat(added).mean(dim=0))
+    timesteps = shop.collected.timesteps
+    means = [shift_at(shop, shift, of_images, place).mean(dim=0) for place in range(len(timesteps))]
     return Direction(
-        space="h", vector=torch.stack(vectors), timesteps=shop.collected.timesteps, name=name,
+        space="h", vector=torch.stack(means), timesteps=timesteps, name=name,
         unit=f"mean shift of {name}", model=shop.model.stamp,
     )  # fmt: skip
 
 
 def plain(name: str) -> str:
     """A name as paths have it; digits tell names apart that differ in other characters alone."""
-    cleaned = re.sub(r"[^A-Za-z0-9_-]", "-", name)
-    return cleaned if cleaned == name else f"{cleaned}-{digits(name)}"
-
-
-def digits(about: Any) -> str:
-    """Eight hexadecimal digits that name what is JSON-able."""
-    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]
+    return name if cleaned(name) == name else f"{cleaned(name)}-{digest(name)}"
