@@ -1,8 +1,9 @@
 """What many tests need: small real images and a small real model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from zsem.cli import main
 from zsem.data.images import ImageSet
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
+from zsem.models.diffusion import DiffusionModel
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.training.loop import Loop
@@ -85,6 +87,24 @@ def small_model() -> DiffusionAutoencoder:
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def random_diffusion() -> Callable[..., DiffusionModel]:
+    """Makes small diffusion models that answer something at every layer, from their size, a seed and U-Net options."""
+
+    def make(image_size: int, *, seed: int = 3, **options: Any) -> DiffusionModel:
+        few = {"channels": 16, "channel_mult": (1, 2), "num_res_blocks": 1, "attention_resolutions": ()}
+        net = UNet.Config(**{**few, "embed_channels": 32, **options})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = DiffusionModel(DiffusionModel.Config(image_size=image_size, unet=net))
+            for parameter in model.parameters():
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.1)
+        return model.eval()
+
+    return make
 
 
 class FaceApi:

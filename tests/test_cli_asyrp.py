@@ -12,26 +12,17 @@ from zsem.data.images import load_images
 from zsem.hspace.edits import asymmetric, symmetric
 from zsem.hspace.engine import Shifts
 from zsem.hspace.intervals import Curves
-from zsem.models.diffusion import DiffusionModel
 from zsem.models.judge import Judge
 from zsem.models.shift import load_shifts
 from zsem.nets.encoder import SemanticEncoder
-from zsem.nets.unet import UNet
 from zsem.values.direction import Direction, save_directions
 
 QUICK = ("--space", "h", "--method", "asyrp", "--steps", 3, "--limit", 8)
 
 
 @pytest.fixture(scope="module")
-def model():
-    net = UNet.Config(channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), embed_channels=32)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        made = DiffusionModel(DiffusionModel.Config(image_size=16, unet=net))
-        for parameter in made.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
+def model(random_diffusion):
+    return random_diffusion(16)
 
 
 @pytest.fixture(scope="module")

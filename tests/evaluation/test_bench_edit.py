@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from zsem.data import builtin
-from zsem.data.images import load_images
 from zsem.evaluation.bench_edit import (
     DEFAULT,
     MASKED,
@@ -27,7 +25,6 @@ from zsem.models.judge import Judge
 from zsem.nets.encoder import SemanticEncoder
 from zsem.semantics.attributes import learn
 from zsem.semantics.directions import lengths
-from zsem.training.judging import binary_attributes
 from zsem.values.errors import ZsemError
 
 OPTIONS = BenchOptions(number=6, amounts_of=2, batch_size=4)
@@ -36,16 +33,6 @@ OPTIONS = BenchOptions(number=6, amounts_of=2, batch_size=4)
 @pytest.fixture(scope="module")
 def model(small_model):
     return copy.deepcopy(small_model)  # its statistics are measured here
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return builtin.avatars(tmp_path_factory.mktemp("faces") / "set", number=300, size=16, workers=1)
-
-
-@pytest.fixture(scope="module")
-def images(faces):
-    return binary_attributes(load_images(faces, size=16))
 
 
 @pytest.fixture(scope="module")

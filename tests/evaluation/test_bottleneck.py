@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from zsem.data import builtin
-from zsem.data.images import load_images
 from zsem.evaluation.bench_edit import semantics_of
 from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
@@ -22,11 +20,8 @@ from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, 
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
 from zsem.hspace.edits import symmetric
-from zsem.models.diffusion import DiffusionModel
 from zsem.models.judge import Judge
 from zsem.nets.encoder import SemanticEncoder
-from zsem.nets.unet import UNet
-from zsem.training.judging import binary_attributes
 from zsem.values.direction import Direction
 from zsem.values.errors import ZsemError
 
@@ -37,25 +32,8 @@ OPTIONS = StudyOptions(
 
 
 @pytest.fixture(scope="module")
-def faces(tmp_path_factory):
-    return builtin.avatars(tmp_path_factory.mktemp("faces") / "set", number=300, size=16, workers=1)
-
-
-@pytest.fixture(scope="module")
-def images(faces):
-    return binary_attributes(load_images(faces, size=16))
-
-
-@pytest.fixture(scope="module")
-def model():
-    net = UNet.Config(channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), embed_channels=32)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        made = DiffusionModel(DiffusionModel.Config(image_size=16, unet=net))
-        for parameter in made.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
+def model(random_diffusion):
+    return random_diffusion(16)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.scalars import clip_similarity, content, style
 from zsem.nets.clip import CLIP
-from zsem.nets.unet import UNet
 from zsem.values.errors import ZsemError
 
 
@@ -31,16 +30,8 @@ def pixels(image_folder):
 
 
 @pytest.fixture(scope="module")
-def unguided():
-    """A diffusion model that answers something at every layer."""
-    net = UNet.Config(channels=16, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=32)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = DiffusionModel(DiffusionModel.Config(image_size=16, unet=net))
-        for parameter in model.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval()
+def unguided(random_diffusion):
+    return random_diffusion(16, seed=1, num_res_blocks=2, attention_resolutions=(8,))
 
 
 def test_content_is_the_distance_of_normalised_codes(autoencoder, pixels):

@@ -16,7 +16,6 @@ from zsem.hspace.engine import Shifts
 from zsem.hspace.latents import invert_as_published
 from zsem.models.diffusion import DiffusionModel
 from zsem.models.shift import LearnedShift, load_shifts
-from zsem.nets.unet import UNet
 from zsem.training.shifts import RECIPES, TUNING, learn_shift, tune
 from zsem.values.draws import normal
 from zsem.values.errors import ZsemError
@@ -33,16 +32,9 @@ GOAL = Goal(embedding=colours, direction=RED, name="red", reach=0.02)
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(random_diffusion):
     """A random network in which h is heard: what it predicts is v, so that x0 stays small."""
-    net = UNet.Config(channels=16, channel_mult=(1, 2), num_res_blocks=1, attention_resolutions=(), embed_channels=32)
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        made = DiffusionModel(DiffusionModel.Config(image_size=8, unet=net))
-        for parameter in made.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    return made.eval()
+    return random_diffusion(8)
 
 
 @pytest.fixture(scope="module")
