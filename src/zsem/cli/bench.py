@@ -30,7 +30,7 @@ MEANING = (
     "it is there. An independent network judges the pictures, its probabilities calibrated on other held-out images.",
     MEANING_OF_COLUMNS,
     "random: steps as long as those of the default, to nowhere; oracle: the code of the true counterfactual itself, "
-    "the best that this decoder can do with a code.",
+    "as a perfect direction would find it.",
 )
 
 
