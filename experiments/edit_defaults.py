@@ -17,7 +17,6 @@ import argparse
 import itertools
 import json
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +84,8 @@ class Case:
             if semantics is None:
                 new[share] = run.moved(codes, run.mean_difference(name)).z
             else:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # far steps show in the figures
-                    away, towards = (semantics.move(codes.z, {name: p}, beyond=share) for p in (1 - TYPICAL, TYPICAL))
+                asked = [{name: probability} for probability in (1 - TYPICAL, TYPICAL)]
+                away, towards = (semantics.move(codes.z, one, beyond=share, quiet=True) for one in asked)
                 new[share] = torch.where(target[:, None] == 1, towards, away)
         return Case(
             name=name, codes=codes, new=new, target=target, truth=torch.stack(truth),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import warnings
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,7 +45,7 @@ def compared(semantics: Semantics, name: str, z: torch.Tensor, truth: torch.Tens
             steps = np.empty_like(shifts)
             for asked, rows in ((HIGH, labels < 0.5), (LOW, labels > 0.5)):
                 if rows.any():
-                    moved = semantics.move(z[rows], {name: asked}, method=method, exact=exact)
+                    moved = semantics.move(z[rows], {name: asked}, method=method, exact=exact, quiet=True)
                     steps[rows] = semantics.normalised(moved) - semantics.normalised(z[rows])
             found[method][key] = float((steps * sign).mean(axis=0) @ mean / (mean @ mean))
     return found
@@ -67,7 +66,6 @@ def main() -> None:
     report = {}
     print("| attribute | n | own | " + " | ".join(f"{m}: cosine, to .9, edit" for m in get_args(Method)) + " |")
     print("|---" * (3 + len(get_args(Method))) + "|")
-    warnings.simplefilter("ignore")  # far steps show in the figures
     for name in (n for n, a in semantics.attributes.items() if a.binary):
         flipped = counterfactuals(Path(arguments.data), faces, name)
         if not flipped:

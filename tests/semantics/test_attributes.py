@@ -209,6 +209,7 @@ def test_steps_of_more_than_three_sigma_are_told_and_only_shortened_on_demand(se
     assert sigma.max() == pytest.approx(3, abs=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        assert torch.equal(semantics.move(z, dict.fromkeys(NAMES, 0.999), quiet=True), far)
         p = float(semantics.score(z[:1], "a")[0])
         near = semantics.move(z[:1], {"a": 0.9 * p + 0.05}, exact=True)
     assert float((near - z[:1]).norm()) > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -181,11 +180,9 @@ class EditBench(Flipping):
     ) -> Float[Tensor, "n d"]:
         """Codes at the requested probabilities, reached as `Semantics.move` does."""
         out = z.clone()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # far steps show in the figures
-            for value in requested.unique().tolist():
-                rows = requested == value
-                out[rows] = self.semantics.move(z[rows], {name: value}, method=method, exact=exact)
+        for value in requested.unique().tolist():
+            rows = requested == value
+            out[rows] = self.semantics.move(z[rows], {name: value}, method=method, exact=exact, quiet=True)
         return out
 
     def somewhere(self, z: Tensor, aim: Tensor, name: str) -> Float[Tensor, "n d"]:

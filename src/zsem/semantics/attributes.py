@@ -121,6 +121,7 @@ class Semantics:
         exact: bool = False,
         beyond: float | int = BEYOND,
         clamp: bool = False,
+        quiet: bool = False,
     ) -> Float[Tensor, "n d"]:
         """Codes z moved to where every attribute of `targets` has the probability or real value that is asked for.
 
@@ -135,7 +136,8 @@ class Semantics:
         exact: take all codes to just the probability, those that are beyond it back, e.g. for a fainter smile.
         beyond: by which share of the distance of the two kinds a request of .9 ends beyond the average of its kind.
         clamp: shorten steps of more than three sigma (Mahalanobis) to that, with which targets are not reached.
-        Warns of such steps. Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the
+        quiet: do not warn of such steps, e.g. where figures tell what came of them.
+        Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the
         targets cannot be reached without each other or what is kept.
         """
         if not targets:
@@ -150,15 +152,15 @@ class Semantics:
         steps = amounts @ self._steps(list(targets), keep, method).T
         sigma = directions.lengths(steps, to_float64(self.covariance))
         far = sigma > directions.GUARD
-        if far.any():
+        if clamp:
+            steps[far] *= (directions.GUARD / sigma[far])[:, None]
+        if far.any() and not quiet:
             what = "was shortened to three" if clamp else "the decoder may not follow: ask for less, or clamp"
             warnings.warn(
                 f"the edit takes {far.sum()} of {len(z)} codes further than {directions.GUARD:g} sigma "
                 f"(up to {sigma.max():.1f}); {what}",
                 stacklevel=2,
             )
-            if clamp:
-                steps[far] *= (directions.GUARD / sigma[far])[:, None]
         return z + (torch.from_numpy(steps) * self.std.double().cpu()).to(z)
 
     def log_p(self, wanted: Mapping[str, float | int | bool]) -> Logistic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -178,9 +177,7 @@ def find_z(shop: Workshop, name: str) -> Method:
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
         codes = reference.model.encode(faces.images, steps=shop.steps, batch_size=shop.batch_size)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # far steps show in the figures
-            z = reference.semantics.move(codes.z, {name: HIGH if sign > 0 else LOW})
+        z = reference.semantics.move(codes.z, {name: HIGH if sign > 0 else LOW}, quiet=True)
         return edit(reference.model, codes, z, batch_size=shop.batch_size)
 
     return Method(edit=change)
