@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from zsem.evaluation.bench_edit import semantics_of
 from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
-from zsem.evaluation.bottleneck.page import consistent, write_study
+from zsem.evaluation.bottleneck.page import MOVED, consistent, shown, write_study
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
@@ -286,6 +286,14 @@ def test_what_cannot_be_told_of_shifts_is_left_out(found, model, images, judge, 
 def test_the_page_says_how_many_labels_are_behind_z_sem(found, study, tmp_path):
     page = write_study(tmp_path / "study.html", study, found, "faces").read_text("utf-8")
     assert "are learned from up to 150 labelled training images" in page
+    assert "quick run" not in page and "Before any edit: seen as asked for" in page
+
+
+def test_leakage_is_told_where_the_target_moves(found):
+    figures = asdict(next(iter(found.cells["smile"].values())).figures)
+    assert shown("leakage", {**figures, "change": 0.5, "leakage": 0.25}) == "0.25"
+    assert shown("leakage", {**figures, "change": MOVED / 2, "leakage": 2500.0}) == ""
+    assert shown("hit", {**figures, "change": MOVED / 2, "hit": 0.5}) == "50%"
 
 
 def test_a_logit_that_does_not_change_is_nothing_to_compare(study):
@@ -346,7 +354,7 @@ def test_the_command_writes_a_page_and_figures(zsem, model, judge, faces, tmp_pa
     assert list(figures["attributes"]["smile"]) == ["mean", "sdedit"]
     assert [left.split(":")[0] for left in figures["left_out"]] == [METHODS["f_t"].title]
     page = (tmp_path / "out" / "study.html").read_text("utf-8")
-    for text in ("SDEdit", "robustness to random shifts", "95 % interval", "was left out"):
+    for text in ("quick run", "SDEdit", "robustness to random shifts", "95 % interval", "was left out"):
         assert text in page
     assert "minutes on this machine" in err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from zsem.data.pixels import displayable, grid
 from zsem.evaluation.bottleneck.cells import Cell, Findings
 from zsem.evaluation.bottleneck.methods import METHODS
+from zsem.evaluation.bottleneck.options import QUICK
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
 from zsem.evaluation.bottleneck.study import HspaceStudy
 from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, MEANING, text
@@ -17,7 +19,11 @@ from zsem.report import Picture, Point, Section, write_page
 
 SCALED = 64
 """Smaller pictures are enlarged to about this side, pixels."""
-SHOWN_COLUMNS = ("hit", "leakage", "requested", "error", "unedited", "nearer", "change", "before")
+SHOWN_COLUMNS = ("hit", "leakage", "requested", "error", "nearer", "change")
+BESIDE = {"before": "seen as asked for", "unedited": "MSE to the truth"}
+"""Figures of the images as they were, which all methods share."""
+MOVED = 0.05
+"""Leakage is shown where the target's probability changes by so much at least: it is a share of that."""
 RATES = 0.8
 """Hit rate that the best method in h should reach."""
 MINUTES = 15.0
@@ -35,10 +41,14 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
     means = found.summary()["mean"]
     if len(found.cells) > 1:
         rows = [
-            {"method": METHODS[method].title, **{COLUMNS[key]: text(key, means[method][key]) for key in SHOWN_COLUMNS}}
-            for method in means
+            {"method": METHODS[method].title, **{COLUMNS[key]: shown(key, figures) for key in SHOWN_COLUMNS}}
+            for method, figures in means.items()
         ]
-        sections.append(Section(title="All attributes", rows=rows, text=["Means over the attributes."]))
+        for line, method in zip(rows, means, strict=True):  # one attribute that hardly moves would make all of a mean
+            if any(cells[method].figures.change < MOVED for cells in found.cells.values() if method in cells):
+                line[COLUMNS["leakage"]] = ""
+        text_of_it = [f"Means over the attributes. {shared(next(iter(means.values())))}"]
+        sections.append(Section(title="All attributes", rows=rows, cards=True, text=text_of_it))
     sections += [attribute(name, cells, found.rows[name]) for name, cells in found.cells.items()]
     for name, several in found.properties.items():
         sections += [of_property(name, one) for one in several]
@@ -53,11 +63,15 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
 def summary(study: HspaceStudy) -> list[str]:
     """What was done, for somebody who knows nothing of it."""
     options, shop = study.options, study.shop
+    quick = [] if any(getattr(options, name) != value for name, value in QUICK.items()) else [
+        "This is a quick run: a few images and iterations, to see that everything works. Its figures mean nothing."
+    ]  # fmt: skip
     labels = [] if shop.reference is None else [
         "z_sem's attributes, which f_t, fine-tuning, guidance and z_sem itself go by, are learned from up to "
         f"{shop.reference.labels} labelled training images."
     ]  # fmt: skip
     return [
+        *quick,
         "A diffusion model turns noise into images step by step. Between the two halves of its network lies h, a small "
         "map of numbers that says what the noisy image shows. Shifting h on the way from noise to image changes what "
         "the image shows, while the network stays as it is. This page compares the ways to find such a shift, and what "
@@ -113,9 +127,12 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
     in_h = [number for number, method in enumerate(cells) if METHODS[method].in_h]
     best = sorted(in_h, key=lambda number: -list(cells.values())[number].figures.hit)[:1]
     pictures = {**originals, **{METHODS[method].title: cell.pictures for method, cell in cells.items()}}
+    figures = asdict(next(iter(cells.values())).figures)
     return Section(
         title=words(name), id=name, rows=rows, best=best, cards=True,
+        text=[f"n = {figures['n']} images for every method. {shared(figures)}"],
         terms={
+            "leakage": f"– not shown where the target's probability changes by less than {MOVED:g}",
             "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
             "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
             "seconds": "– to find the direction or train, to choose the amount, and to edit; h and the codes of the "
@@ -125,16 +142,30 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
     )  # fmt: skip
 
 
+def shown(key: str, figures: Mapping[str, float | int | None]) -> str:
+    """A figure of one method; leakage only where there is a change to compare it with."""
+    if key == "leakage" and (figures["change"] or 0) < MOVED:
+        return ""
+    return text(key, figures[key])
+
+
+def shared(figures: Mapping[str, float | int | None]) -> str:
+    """A sentence of what is the same for all methods, from the figures of any."""
+    said = [f"{meaning} {text(key, figures[key])}" for key, meaning in BESIDE.items() if figures[key] is not None]
+    return f"Before any edit: {', '.join(said)}."
+
+
 def row(method: str, cell: Cell) -> dict[str, str]:
     """A method's figures, with intervals below them."""
-    figures = {}
+    figures, every = {}, asdict(cell.figures)
     for key in SHOWN_COLUMNS:
-        figure, ends = text(key, getattr(cell.figures, key)), cell.intervals.get(key)
-        figures[COLUMNS[key]] = figure if ends is None else f"{figure}\n{text(key, ends.low)} to {text(key, ends.high)}"
+        figure, ends = shown(key, every), cell.intervals.get(key)
+        beside = f"\n{text(key, ends.low)} to {text(key, ends.high)}" if figure and ends is not None else ""
+        figures[COLUMNS[key]] = figure + beside
     shares = ["–" if share is None else f"{share:.0%}" for share in (cell.given, cell.taken)]
     return {
         "method": METHODS[method].title, **figures, "given, taken": ", ".join(shares),
-        "amount": amount(cell), "n": str(cell.figures.n),
+        "amount": amount(cell),
         "seconds": " + ".join(f"{seconds:.0f}" for seconds in cell.seconds.values()),
     }  # fmt: skip
 
