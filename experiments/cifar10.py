@@ -18,6 +18,7 @@ baselines     bits per dimension of held-out images, interpolation of x_T, sampl
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 from experiments.models import class_judge, finished
 from experiments.runs import RUNS, kept
-from experiments.samples import REFERENCE, SETS, judged_set, reference_of, shown
+from experiments.samples import REFERENCE, SETS, at_precision, judged_set, precision_of, reference_of, shown
 from experiments.tables import within
 from torch import Tensor
 
@@ -42,11 +43,10 @@ from zsem.models.classifier import NoisyClassifier
 from zsem.models.diffusion import DiffusionModel
 from zsem.nets.features import load_efficientnet_lite0
 from zsem.nets.perceptual import load_stlpips
-from zsem.training.machine import bf16_is_fast
 from zsem.values.codes import slerp
 from zsem.values.files import write_whole
 
-FREE_SCALES, CLASSIFIER_SCALES = (0.0, 1.0, 2.0, 4.0), (0.0, 1.0, 3.0, 8.0)
+FREE_SCALES, CLASSIFIER_SCALES = (0.0, 1.0, 2.0, 4.0, 8.0), (0.0, 1.0, 3.0, 8.0, 20.0)
 SAMPLERS: dict[str, dict[str, Any]] = {
     "DDPM": {"solver": "ddpm", "spacing": "uniform"},
     "DDIM, eta 1": {"solver": "ddim", "eta": 1.0, "spacing": "uniform"},
@@ -63,11 +63,11 @@ BITS = {"number": 128, "terms": 100}
 def class_samples(
     model: DiffusionModel, number: int, *, seed: int = 0, half: bool = False, **settings: Any
 ) -> Iterator[Tensor]:
-    """Samples of all classes in turn, batch by batch, clipped to [-1, 1]. half: networks in bf16."""
+    """Samples of all classes in turn, batch by batch, clipped to [-1, 1]. half: networks as `at_precision` says."""
     known = len(model.config.class_names)
     for first in range(0, number, BATCH):
         classes = [i % known for i in range(first, min(first + BATCH, number))]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=half):
+        with at_precision(model.device) if half else contextlib.nullcontext():
             made = model.sample(len(classes), classes=classes, seed=seed, first=first, batch_size=BATCH, **settings)
         yield made.clamp(-1, 1)
 
@@ -84,12 +84,7 @@ class Study:
         self.network = load_efficientnet_lite0()
         others = (finished(name) for name in ("cifar10-vae", "cifar10-gan"))
         self.stamp = digest([model.stamp for model in (self.model, self.classifier, self.judge, *others)])
-        self.half = bf16_is_fast(self.model.device)
-
-    @property
-    def precision(self) -> str:
-        """Of the networks in samples that are judged."""
-        return "bf16" if self.half else "fp32"
+        self.precision = precision_of(self.model.device)
 
     @functools.cached_property
     def reference(self) -> Distribution:
@@ -103,7 +98,7 @@ class Study:
     def samples(self, number: int, *, seed: int = 0, told: bool = True, **settings: Any) -> Iterator[Tensor]:
         """Samples of all classes in turn, batch by batch; `told` False leaves the class to a classifier's guidance."""
         told_or_not = {"guidance_scale": 1.0 if told else 0.0}
-        return class_samples(self.model, number, seed=seed, **{**told_or_not, "half": self.half, **settings})
+        return class_samples(self.model, number, seed=seed, **{**told_or_not, "half": True, **settings})
 
     def accuracy(self, pixels: Tensor, classes: Tensor) -> float:
         """Share of uint8 images that the judge takes for their classes."""

@@ -6,18 +6,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from experiments.tables import spread, within
 from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.data.pixels import from_uint8
 from zsem.metrics.samples import Distribution, FeatureNetwork, features_of, judge_distribution
+from zsem.training.machine import bf16_is_fast
 
 SETS = {10: 3, 20: 3, 50: 1, 100: 1}
 """Sets of samples by number of steps; one set has a bootstrap interval."""
 RESAMPLES = 200
 REFERENCE = 5000
 """Real images that samples are compared with."""
+
+
+def precision_of(device: torch.device) -> str:
+    """Of the networks in samples that are judged."""
+    return "bf16" if bf16_is_fast(device) else "fp32"
+
+
+def at_precision(device: torch.device) -> torch.autocast:
+    """Networks in bf16 where the hardware computes it; not for codes that must decode to what was encoded."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device))
 
 
 def reference_of(images: ImageSet, network: FeatureNetwork) -> Distribution:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from experiments.priors import latent_ddim, latent_preset, mixture
 from experiments.runs import RUNS
+from experiments.samples import at_precision, precision_of
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from PIL import Image
 from torch import Tensor
@@ -112,7 +113,9 @@ class Study:
         scores = auroc(
             found.logit(self.z[1]).double().numpy(), test.attributes[attribute].astype(np.float64)
         )  # fmt: skip
-        made = decoded(self.faces.autoencoder, drawn.z, seed=draw, steps=self.steps, batch_size=BATCH)
+        model = self.faces.autoencoder
+        with at_precision(model.device):
+            made = list(decoded(model, drawn.z, seed=draw, steps=self.steps, batch_size=BATCH))
         about = {
             **found.about, "class_prior": found.class_prior, "auroc": scores, "acceptance": drawn.acceptance
         }  # fmt: skip
@@ -217,13 +220,16 @@ def main() -> None:
     prior = mixture(faces) if given.prior == "mixture" else latent_ddim(faces, latent_preset(), quick=given.quick)
     rows = {name: ROWS[name] for name in given.rows or (QUICK_ROWS if given.quick else ROWS)}
     study = Study(faces, prior, number=given.number, steps=steps, quick=given.quick)
-    stamp = faces.stamp(faces.autoencoder, prior, study.judge, number=given.number, steps=steps)
+    precision = precision_of(faces.autoencoder.device)
+    stamp = faces.stamp(
+        faces.autoencoder, prior, study.judge, number=given.number, steps=steps, precision=precision
+    )  # fmt: skip
     found = fill(given.out / "cells" / stamp, cells_of(study, rows, attributes, draws))
     save_png(draw(study, rows, attributes), given.out / "samples.png")
     judge = {name: study.judge.history["auroc"].get(name) for name in attributes}
     lines = [
         "# Few-shot conditional samples",
-        f"{given.number:,} samples in {steps} steps, z from the {given.prior}; mean and standard deviation over "
+        f"{given.number:,} samples in {steps} steps ({precision}), z from the {given.prior}; mean and deviation over "
         f"{draws} draws of labels. AUROC: of the few-shot classifier on held-out faces. Acceptance: the share of "
         "the prior's z that would be accepted. Memorisation: mean distance to the nearest training face that has the "
         "attribute, over that of held-out faces. The paper's row \"naive\" is the FD of all images, here the row "

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from experiments.priors import SMALL, latent_ddim, mixture
-from experiments.samples import SETS, judged_set, reference_of, shown
+from experiments.samples import SETS, at_precision, judged_set, precision_of, reference_of, shown
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
 from jaxtyping import Float
 from PIL import Image
@@ -131,11 +131,12 @@ class Study:
         for first in range(0, number, BATCH):
             some = range(first, min(first + BATCH, number))
             shared: dict[str, Any] = {"first": first, "seed": seed, "batch_size": BATCH}
-            if z is None:
-                made = self.faces.twin.sample(len(some), steps=steps, **how, **shared)
-            else:
-                codes = model.codes(z[some.start : some.stop])
-                made = model.decode(codes, walking=Walking(steps=steps, **how), **shared)
+            with at_precision(model.device):
+                if z is None:
+                    made = self.faces.twin.sample(len(some), steps=steps, **how, **shared)
+                else:
+                    codes = model.codes(z[some.start : some.stop])
+                    made = model.decode(codes, walking=Walking(steps=steps, **how), **shared)
             yield made.clamp(-1, 1)
 
     def held_out(self) -> Iterator[Tensor]:
@@ -231,7 +232,8 @@ def main() -> None:
         parser.error(f"there is no row {min(unknown)!r}; choose among {', '.join(rows)}")
     rows = {name: row for name, row in rows.items() if name in (given.rows or rows)}
     study = Study(faces, given.number)
-    stamp = faces.stamp(faces.autoencoder, faces.twin, latent, gaussians, number=given.number)
+    precision = precision_of(faces.autoencoder.device)
+    stamp = faces.stamp(faces.autoencoder, faces.twin, latent, gaussians, number=given.number, precision=precision)
     cells = fill(given.out / "cells" / stamp, cells_of(study, rows, all_sets))
     found = {
         name: {T: [cells[f"{name}-{T}-{seed}"] for seed in range(sets)] for T, sets in all_sets.items()}
@@ -241,7 +243,7 @@ def main() -> None:
     lines = [
         "# Unconditional samples",
         f"FD-EffLite0 of {given.number:,} samples to {cells[REAL]['n_reference']:,} training faces: mean and standard "
-        "deviation of several sets, or one set with its 95 % bootstrap interval.",
+        f"deviation of several sets, or one set with its 95 % bootstrap interval. Networks in {precision}.",
         "",
         *verdicts(rows, found),
         "",

@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 from experiments.judge_z import Extent, judge_z, lines
+from experiments.samples import at_precision
 
 from zsem import api
 from zsem.data.images import load_images
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.denoising import AutoencoderObjective
-from zsem.training.machine import bf16_is_fast
 from zsem.training.presets import Preset, find_preset
 from zsem.values.files import write_whole
 from zsem.values.objective import Batch
@@ -92,7 +92,7 @@ def iteration(preset: Preset) -> Callable[[], float]:
 
     def timed() -> float:
         begun = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_is_fast(torch.device("cpu"))):
+        with at_precision(torch.device("cpu")):
             (phase,) = objective.phases(batch, objective.networks)
         phase.loss.backward()
         return time.process_time() - begun
