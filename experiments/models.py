@@ -43,7 +43,7 @@ def recipes() -> dict[str, Recipe]:
             preset=replace(twin, model=replace(twin.model, unet=twin_unet)),
         ),
         "avatars-64-vae": Recipe(
-            says="a VAE with a code of the same length", data=avatars, preset=find_preset("tiny", "vae"), images=200_000
+            says="a VAE with a code of the same length", data=avatars, preset=find_preset("tiny", "vae"), images=100_000
         ),
         "cifar10-ddpm": Recipe(
             says="class-conditional, a tenth of the classes dropped", data=photos, preset=nano, images=400_000,
