@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report
-from zsem.cli.images import open_autoencoder
+from zsem.cli.images import open_autoencoder, open_images
 from zsem.evaluation.bench_edit import BenchOptions
 from zsem.evaluation.flipping import COLUMNS, text
 from zsem.evaluation.flipping import MEANING as MEANING_OF_COLUMNS
@@ -56,7 +56,6 @@ class BenchEdit(Command):
     options: Annotated[BenchOptions, arg(name="")] = field(default_factory=BenchOptions)
 
     def run(self) -> Report:
-        from zsem.data.images import load_images
         from zsem.evaluation.bench_edit import EditBench, as_json, check, semantics_of
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
@@ -65,13 +64,7 @@ class BenchEdit(Command):
         if self.labels < 4:
             raise ZsemError(f"--labels must be at least 4, not {self.labels}")
         out, model = Path(self.out), open_autoencoder(self.model)
-        config = model.config
-        images = binary_attributes(
-            load_images(
-                self.data, size=config.image_size, channels=config.image_channels, depth=config.intensity.depth,
-                background=config.background, group=model.history.get("group"),
-            )
-        )  # fmt: skip
+        images = binary_attributes(open_images(self.data, model, as_trained=True))
         check(self.options, images)  # before the judge takes its minutes
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)

@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from zsem.cli.attributes import say
 from zsem.cli.command import Command, Report, finite
 from zsem.cli.directions import names_in
-from zsem.cli.images import open_editable
+from zsem.cli.images import open_editable, open_images
 from zsem.values.errors import ZsemError
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ class HspaceStudy(Command):
     """a few images and iterations, to see that all of it works; then --number and --steps say nothing"""
 
     def run(self) -> Report:
-        from zsem.data.images import load_images
         from zsem.evaluation.bottleneck.options import check
         from zsem.evaluation.bottleneck.page import write_study
         from zsem.evaluation.bottleneck.study import HspaceStudy as Study
@@ -70,13 +69,8 @@ class HspaceStudy(Command):
         from zsem.values.files import write_whole
 
         out, model = Path(self.out), open_editable(self.model)
-        config, options = model.config, self.options()
-        images = binary_attributes(
-            load_images(
-                self.data, size=config.image_size, channels=config.image_channels, depth=config.intensity.depth,
-                background=config.background, group=model.history.get("group"),
-            )
-        )  # fmt: skip
+        options = self.options()
+        images = binary_attributes(open_images(self.data, model, as_trained=True))
         check(options, model, images)
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
