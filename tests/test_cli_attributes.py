@@ -67,7 +67,7 @@ def test_labels_of_a_table_are_learned_and_kept(learned):
     assert set(found.attributes) == set(figures["attributes"]) >= {"glasses", "smile"}
 
 
-def test_grey_digits_in_class_folders_are_no_special_case(zsem, small_model, tmp_path):
+def test_grey_digits_in_class_folders_are_no_special_case(zsem, small_model, tmp_path, monkeypatch):
     torch.manual_seed(0)
     grey = DiffusionAutoencoder(replace(small_model.config, image_channels=1)).save(tmp_path / "grey")
     data = digits(tmp_path / "digits", size=16)
@@ -83,6 +83,11 @@ def test_grey_digits_in_class_folders_are_no_special_case(zsem, small_model, tmp
     code, out, _ = zsem("directions", grey, "--attribute", "3,1", "--json")
     assert code == 0
     assert [row["leakage"] for row in json.loads(out)["directions"]] == [None, None]
+    monkeypatch.setattr(judging, "judge_for", partial(judging.judge_for, iterations=3))
+    options = ("--attributes", "3", "--number", 2, "--amounts-of", 1, "--labels", 200)
+    code, out, err = zsem("bench", "edit", grey, data, *options, "--out", tmp_path / "bench", "--json")
+    assert code == 0, err
+    assert list(json.loads(out)["attributes"]) == ["3"]
 
 
 def test_a_judge_and_a_vae_are_compared_with(zsem, trained, two_classes, tmp_path, monkeypatch):

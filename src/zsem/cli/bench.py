@@ -38,7 +38,7 @@ MEANING = (
 class BenchEdit(Command):
     """Flip every attribute in held-out images by several methods, and judge what became of them.
 
-    DATA needs 0/1 attributes and held-out images. With avatars the true counterfactuals are drawn as well. DIR then
+    DATA needs 0/1 labels and held-out images. With avatars the true counterfactuals are drawn as well. DIR then
     holds results.json and report.html; the judge is trained once and kept. Attributes that are done are kept
     as well: the same command goes on where it was stopped.
     """
@@ -46,7 +46,7 @@ class BenchEdit(Command):
     model: Annotated[Positional[str], arg(metavar="RUN")]
     """folder of a trained autoencoder, its name on the hub, or a model that zsem comes with"""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """images with attributes.csv"""
+    """images with 0/1 labels: attributes.csv, class folders, or annotations in CelebA's format"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for results.json and report.html"""
     judge: Annotated[str | None, arg(metavar="JUDGE")] = None
@@ -56,6 +56,7 @@ class BenchEdit(Command):
     options: Annotated[BenchOptions, arg(name="")] = field(default_factory=BenchOptions)
 
     def run(self) -> Report:
+        from zsem.data.annotations import with_labels
         from zsem.evaluation.bench_edit import EditBench, as_json, check, semantics_of
         from zsem.report import write_page
         from zsem.training.judging import binary_attributes, judge_for
@@ -64,11 +65,13 @@ class BenchEdit(Command):
         if self.labels < 4:
             raise ZsemError(f"--labels must be at least 4, not {self.labels}")
         out, model = Path(self.out), open_autoencoder(self.model)
-        images = binary_attributes(open_images(self.data, model, as_trained=True))
+        labelled = with_labels(open_images(self.data, model, as_trained=True))
+        images = binary_attributes(labelled.images)
         check(self.options, images)  # before the judge takes its minutes
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
-        bench = EditBench(model, images, semantics_of(model, images, self.labels), judge, self.options)
+        semantics = semantics_of(model, images, self.labels, classes=labelled.classes)
+        bench = EditBench(model, images, semantics, judge, self.options)
         results = bench.run(say, out / DONE)
         figures = as_json(results)
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())

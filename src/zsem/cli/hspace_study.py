@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,7 +37,8 @@ class HspaceStudy(Command):
     model: Annotated[Positional[str], arg(metavar="RUN")]
     """folder of a diffusion model without classes, or of an autoencoder, whose decoder is taken"""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """images with attributes.csv and held-out images; with avatars the true counterfactuals are drawn as well"""
+    """images with 0/1 labels (attributes.csv, class folders), some held out; of avatars the true counterfactuals are
+    drawn as well"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for results.json, study.html, and what is kept and trained"""
     judge: Annotated[str | None, arg(metavar="JUDGE")] = None
@@ -62,6 +64,7 @@ class HspaceStudy(Command):
     """a few images and iterations, to see that all of it works; then --number and --steps say nothing"""
 
     def run(self) -> Report:
+        from zsem.data.annotations import with_labels
         from zsem.evaluation.bottleneck.options import check
         from zsem.evaluation.bottleneck.page import write_study
         from zsem.evaluation.bottleneck.study import HspaceStudy as Study
@@ -70,13 +73,14 @@ class HspaceStudy(Command):
 
         out, model = Path(self.out), open_editable(self.model)
         options = self.options()
-        images = binary_attributes(open_images(self.data, model, as_trained=True))
+        labelled = with_labels(open_images(self.data, model, as_trained=True))
+        images = binary_attributes(labelled.images)
         check(options, model, images)
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         study = Study(
             model, images, judge, out, options,
-            reference=self.reference(model, images), t_edit=self.last_timestep(model), say=say,
+            reference=self.reference(model, images, labelled.classes), t_edit=self.last_timestep(model), say=say,
         )  # fmt: skip
         found = study.run()
         figures = finite({"model": model.stamp, "t_edit": study.shop.t_edit, **found.summary()})
@@ -96,7 +100,7 @@ class HspaceStudy(Command):
             options = replace(options, methods=tuple(names_in(self.methods)))
         return replace(options, **QUICK) if self.quick else options
 
-    def reference(self, model: Editable, images: ImageSet) -> Reference | None:
+    def reference(self, model: Editable, images: ImageSet, classes: Collection[str]) -> Reference | None:
         """The autoencoder that is asked, with what its z_sem says of the attributes."""
         from zsem import api
         from zsem.evaluation.bench_edit import semantics_of
@@ -111,7 +115,7 @@ class HspaceStudy(Command):
         else:
             other = api.load(self.autoencoder, kind=DiffusionAutoencoder)
         say("what z_sem says of the attributes")
-        return Reference(model=other, semantics=semantics_of(other, images, LABELS), labels=LABELS)
+        return Reference(model=other, semantics=semantics_of(other, images, LABELS, classes=classes), labels=LABELS)
 
     def last_timestep(self, model: Editable) -> float:
         """t_edit: as the command says, else by the curves beside the model, else by the size of the images."""
