@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from experiments.priors import SMALL, latent_ddim, latent_preset
-from experiments.samples import judged_set, reference_of, shown
+from experiments.samples import at_precision, judged_set, precision_of, reference_of, shown
 from experiments.tables import QUICK, Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from jaxtyping import Float
 from torch import Tensor
@@ -67,7 +67,8 @@ class Study:
         for seed in range(SEEDS):
             drawn.append(prior.sample(self.codes, seed=seed, steps=self.steps))
         z = prior.sample(self.number, seed=0, steps=self.steps)
-        faces = model.decode(model.codes(z), walking=DECODED, batch_size=BATCH).clamp(-1, 1)
+        with at_precision(model.device):
+            faces = model.decode(model.codes(z), walking=DECODED, batch_size=BATCH).clamp(-1, 1)
         return {
             "distances": [self.distance(part) for part in drawn],
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
@@ -126,7 +127,8 @@ def main() -> None:
         name: Cell(evaluations=DECODED.steps * given.number, work=lambda prior=prior: study.judged(prior))
         for name, prior in priors.items()
     }
-    stamp = faces.stamp(faces.autoencoder, *priors.values(), number=given.number)
+    precision = precision_of(faces.autoencoder.device)
+    stamp = faces.stamp(faces.autoencoder, *priors.values(), number=given.number, precision=precision)
     found = fill(given.out / "cells" / stamp, cells)
     draw(found, given.out / "distances.png")
     floor = found["training"]

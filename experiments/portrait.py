@@ -1,27 +1,28 @@
-"""A photograph of 1,024 px edited at its full size by a model that was trained at 64 px.
+"""A portrait at 1,024 px edited at its full size by a model that was trained at 64 px.
 
     python -m experiments.portrait PORTRAITS [--minutes 10] [--out runs/portrait]
 
-PORTRAITS is a folder or archive with class folders `female` and `male`, such as 200 generated portraits of 256 px. The
-packaged model of avatars learns them at 64 px by the commands that a user has; then one held-out portrait, scaled up to
-1,024 px, is edited within an ellipse around the face, within the mask that is found by itself, without one, and with
-strength 0. Writes portrait.json, which says where the photograph changed, and portrait.png.
+PORTRAITS is a set of 200 generated portraits of 256 px (CC0) in class folders `female` and `male`; another set needs
+another PERSON and FACE. The packaged model of avatars learns them at 64 px by the commands that a user has; then one
+held-out portrait, scaled up to 1,024 px, is edited within an ellipse around the face, within the mask that is found by
+itself, without one, and with strength 0. Writes portrait.json, which says where the portrait changed, and portrait.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from experiments.tables import beside, table
 from PIL import Image, ImageDraw
 
 from zsem.cli import main as zsem
 from zsem.data.images import load_images
 from zsem.values.files import write_whole
 
+LANCZOS = Image.Resampling.LANCZOS
 ORIGINAL, SIDE, SHOWN = 256, 1024, 384
 PERSON, GOAL = "male/7.jpg", "male=0.1"
 FACE = (0.32, 0.1, 0.68, 0.62)
@@ -51,9 +52,11 @@ def run(*words: str | Path) -> None:
 def prepare(portraits: str, out: Path, minutes: float, init: str) -> Path:
     """Train, learn what the class folders and the components mean, write photograph and face; the photograph's path."""
     model = out / "model"
-    if not (model / "semantics").exists():
+    if not (out / "pca").exists():
         go_on = ["--resume"] if (model / "run.json").exists() else ["--init", init]
         run("train", portraits, "--out", model, "--minutes", f"{minutes:g}", *go_on)
+        if json.loads((model / "config.json").read_text())["history"]["minutes"] < minutes - 0.01:
+            raise SystemExit("the training was stopped; the same command goes on with it")
         run("attributes", model, portraits)
         run("directions", model, portraits, "--method", "pca", "--components", "3", "--out", out / "pca")
     images = load_images(portraits, size=ORIGINAL)
@@ -63,7 +66,7 @@ def prepare(portraits: str, out: Path, minutes: float, init: str) -> Path:
     pixels = images.pixels[chosen[0]].permute(1, 2, 0).numpy()
     photo = out / "photo" / "photo.png"
     photo.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(photo)
+    Image.fromarray(pixels).resize((SIDE, SIDE), LANCZOS).save(photo)
     face = Image.new("L", (SIDE, SIDE))
     ImageDraw.Draw(face).ellipse([SIDE * end for end in FACE], fill=255)
     face.save(out / "face.png")
@@ -82,25 +85,6 @@ def changed(photo: Path, edited: Path, face: Path) -> dict[str, float]:
     }
 
 
-def draw(pictures: Mapping[str, Path]) -> Image.Image:
-    """The photographs next to each other, each below its name."""
-    head = 20
-    out = Image.new("RGB", (len(pictures) * SHOWN, SHOWN + head), "white")
-    pen = ImageDraw.Draw(out)
-    for place, (name, path) in enumerate(pictures.items()):
-        pen.text((place * SHOWN + 4, 4), name, fill="black")
-        out.paste(Image.open(path).resize((SHOWN, SHOWN), Image.Resampling.LANCZOS), (place * SHOWN, head))
-    return out
-
-
-def table(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A row for every edit."""
-    lines = ["| edit | pixels changed inside the ellipse | outside | largest difference of 255 |", "|---" * 4 + "|"]
-    for name, row in found.items():
-        lines.append(f"| {name} | {row['inside']:.1%} | {row['outside']:.1%} | {row['largest']:.0f} |")
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("portraits")
@@ -110,15 +94,19 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out
     photo = prepare(arguments.portraits, out, arguments.minutes, arguments.init)
-    found, pictures = {}, {"photograph": photo}
+    found, pictures = {}, {"portrait": photo}
     for name, options in edits(out).items():
         folder = out / "edits" / name.replace(" ", "-").replace(",", "")
         run("edit", out / "model", photo.parent, *options, "--full-size", "--out", folder)
         pictures[name] = folder / photo.name
         found[name] = changed(photo, pictures[name], out / "face.png")
-    draw(pictures).save(out / "portrait.png")
+    small = {name: Image.open(path).resize((SHOWN, SHOWN), LANCZOS) for name, path in pictures.items()}
+    beside(small).save(out / "portrait.png")
     write_whole(out / "portrait.json", (json.dumps(found, indent=2) + "\n").encode())
-    print("\n".join(table(found)))
+    rows = [
+        [name, f"{row['inside']:.1%}", f"{row['outside']:.1%}", f"{row['largest']:.0f}"] for name, row in found.items()
+    ]
+    print("\n".join(table(["edit", "pixels changed in the ellipse", "outside", "largest change of 255"], rows)))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,7 @@ class Study:
         )  # fmt: skip
         model = self.faces.autoencoder
         with at_precision(model.device):
+            # as a list, since a generator would run its networks outside
             made = list(decoded(model, drawn.z, seed=draw, steps=self.steps, batch_size=BATCH))
         about = {
             **found.about, "class_prior": found.class_prior, "auroc": scores, "acceptance": drawn.acceptance

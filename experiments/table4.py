@@ -243,7 +243,7 @@ def main() -> None:
     lines = [
         "# Unconditional samples",
         f"FD-EffLite0 of {given.number:,} samples to {cells[REAL]['n_reference']:,} training faces: mean and standard "
-        f"deviation of several sets, or one set with its 95 % bootstrap interval. Networks in {precision}.",
+        f"deviation of several sets, or one set with its 95 % bootstrap interval. U-Nets in {precision}.",
         "",
         *verdicts(rows, found),
         "",

@@ -14,6 +14,7 @@ from PIL import Image
 from zsem.cli import main
 from zsem.data.builtin import avatars, digits
 from zsem.data.labels import TABLE
+from zsem.evaluation.bench_edit import EditBench
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.vae import VariationalAutoencoder
 from zsem.nets.encoder import SemanticEncoder
@@ -84,10 +85,17 @@ def test_grey_digits_in_class_folders_are_no_special_case(zsem, small_model, tmp
     assert code == 0
     assert [row["leakage"] for row in json.loads(out)["directions"]] == [None, None]
     monkeypatch.setattr(judging, "judge_for", partial(judging.judge_for, iterations=3))
+    told, init = [], EditBench.__init__
+
+    def watched(self, *known, **settings):
+        told.append(settings["classes"])
+        init(self, *known, **settings)
+
+    monkeypatch.setattr(EditBench, "__init__", watched)
     options = ("--attributes", "3", "--number", 2, "--amounts-of", 1, "--labels", 200)
     code, out, err = zsem("bench", "edit", grey, data, *options, "--out", tmp_path / "bench", "--json")
     assert code == 0, err
-    assert list(json.loads(out)["attributes"]) == ["3"]
+    assert list(json.loads(out)["attributes"]) == ["3"] and told == [("0", "1", "2", "3")]
 
 
 def test_a_judge_and_a_vae_are_compared_with(zsem, trained, two_classes, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from zsem.evaluation.bench_edit import semantics_of
 from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
-from zsem.evaluation.bottleneck.page import MOVED, consistent, shown, write_study
+from zsem.evaluation.bottleneck.page import MOVED, consistent, overview, shown, write_study
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
@@ -294,6 +294,21 @@ def test_leakage_is_told_where_the_target_moves(found):
     assert shown("leakage", {**figures, "change": 0.5, "leakage": 0.25}) == "0.25"
     assert shown("leakage", {**figures, "change": MOVED / 2, "leakage": 2500.0}) == ""
     assert shown("hit", {**figures, "change": MOVED / 2, "hit": 0.5}) == "50%"
+
+
+@pytest.mark.parametrize(("change", "leakage"), [(0.5, "0.25"), (MOVED / 2, "")])
+def test_a_mean_has_leakage_where_every_target_moves(found, change, leakage):
+    (method, one), *_ = found.cells["smile"].items()
+    cells = {
+        name: {method: replace(one, figures=replace(one.figures, change=moved, leakage=0.25))}
+        for name, moved in (("smile", 0.5), ("glasses", change))
+    }
+    assert [row["leakage"] for row in overview(Findings(cells=cells))] == [leakage]
+
+
+def test_two_classes_are_not_given_at_once(model, images, judge, tmp_path):
+    study = HspaceStudy(model, images, judge, tmp_path, OPTIONS, classes=("smile", "glasses"))
+    assert set(study.pairs(["smile", "glasses", "beard"])) == {("smile", "beard"), ("glasses", "beard")}
 
 
 def test_a_logit_that_does_not_change_is_nothing_to_compare(study):

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from experiments.samples import at_precision
 from experiments.table4 import Watched
 
 from zsem import api
@@ -56,7 +57,8 @@ def test_table_4_judges_samples_of_all_rows_and_goes_on(command, runs, faces, tm
     # by hand: the twin's samples against the training faces
     network, train = NETWORK(), faces.split("train").pixels
     real = features_of(network, map(from_uint8, train.split(64)))
-    made = api.load(runs["twin"]).sample(6, seed=1, steps=2, solver="ddim", spacing="uniform").clamp(-1, 1)
+    with at_precision(torch.device("cpu")):
+        made = api.load(runs["twin"]).sample(6, seed=1, steps=2, solver="ddim", spacing="uniform").clamp(-1, 1)
     distance, features = FrechetDistance(real), features_of(network, [made])
     distance.update(features)
     assert figures["twin-2-1"]["frechet"] == pytest.approx(distance.compute().distance, rel=1e-3)

@@ -64,6 +64,14 @@ def test_figures_are_those_of_a_loop():
     assert figures.outside == pytest.approx(float(((edited - was)[:, :, :2] / 2).double().square().mean()))
 
 
+def test_changes_of_what_excludes_the_target_are_no_leakage():
+    before, after, requested, _ = random_edits(0)
+    effect = EditEffect(["a", "b", "c"], "b", exclusive=["b", "c"])
+    effect.update(before, after, requested)
+    figures = effect.compute()
+    assert figures.leakage == pytest.approx(float((after - before)[:, 0].abs().mean()) / figures.change)
+
+
 def test_intervals_lie_around_the_figures_and_tell_how_sure_they_are():
     rng = draws.generator(3)
     few, many = (EditEffect(["a", "b"], "a") for _ in range(2))

@@ -95,7 +95,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "hspace study": (
         "RUN DATA --out DIR",
-        "compare all ways to edit in the bottleneck, on one page",
+        "compare ways to edit in the bottleneck, on one page",
         "zsem.cli.hspace_study:HspaceStudy",
     ),
     "bench edit": ("RUN DATA --out DIR", "measure how good edits are", "zsem.cli.bench:BenchEdit"),

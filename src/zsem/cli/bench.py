@@ -46,7 +46,8 @@ class BenchEdit(Command):
     model: Annotated[Positional[str], arg(metavar="RUN")]
     """folder of a trained autoencoder, its name on the hub, or a model that zsem comes with"""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """images with 0/1 labels: attributes.csv, class folders, or annotations in CelebA's format"""
+    """images with 0/1 labels: attributes.csv, class folders, or CelebA's list_attr_celeba.txt or
+    CelebAMask-HQ-attribute-anno.txt among or beside them"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for results.json and report.html"""
     judge: Annotated[str | None, arg(metavar="JUDGE")] = None
@@ -71,7 +72,7 @@ class BenchEdit(Command):
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         semantics = semantics_of(model, images, self.labels, classes=labelled.classes)
-        bench = EditBench(model, images, semantics, judge, self.options)
+        bench = EditBench(model, images, semantics, judge, self.options, classes=labelled.classes)
         results = bench.run(say, out / DONE)
         figures = as_json(results)
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())

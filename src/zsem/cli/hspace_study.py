@@ -37,8 +37,8 @@ class HspaceStudy(Command):
     model: Annotated[Positional[str], arg(metavar="RUN")]
     """folder of a diffusion model without classes, or of an autoencoder, whose decoder is taken"""
     data: Annotated[Positional[str], arg(metavar="DATA")]
-    """images with 0/1 labels (attributes.csv, class folders), some held out; of avatars the true counterfactuals are
-    drawn as well"""
+    """images with 0/1 labels, as for `zsem bench edit`, some held out; of avatars the true counterfactuals are drawn as
+    well"""
     out: Annotated[str, arg(metavar="DIR")]
     """folder for results.json, study.html, and what is kept and trained"""
     judge: Annotated[str | None, arg(metavar="JUDGE")] = None
@@ -66,7 +66,7 @@ class HspaceStudy(Command):
     def run(self) -> Report:
         from zsem.data.annotations import with_labels
         from zsem.evaluation.bottleneck.options import check
-        from zsem.evaluation.bottleneck.page import write_study
+        from zsem.evaluation.bottleneck.page import overview, write_study
         from zsem.evaluation.bottleneck.study import HspaceStudy as Study
         from zsem.training.judging import binary_attributes, judge_for
         from zsem.values.files import write_whole
@@ -79,14 +79,14 @@ class HspaceStudy(Command):
         out.mkdir(parents=True, exist_ok=True)
         judge = judge_for(images, out / "judge" if self.judge is None else self.judge, say=say)
         study = Study(
-            model, images, judge, out, options,
+            model, images, judge, out, options, classes=labelled.classes,
             reference=self.reference(model, images, labelled.classes), t_edit=self.last_timestep(model), say=say,
         )  # fmt: skip
         found = study.run()
         figures = finite({"model": model.stamp, "t_edit": study.shop.t_edit, **found.summary()})
         write_whole(out / "results.json", (json.dumps(figures, indent=2) + "\n").encode())
         page = write_study(out / "study.html", study, found, Path(self.model).name)
-        return Report(figures=figures, rows=table(figures["mean"]), notes=[f"{page} shows all of it"])
+        return Report(figures=figures, rows=overview(found), notes=[f"{page} shows all of it"])
 
     def options(self) -> StudyOptions:
         """How much is measured."""
@@ -134,14 +134,3 @@ class HspaceStudy(Command):
         if curves.model != model.stamp:
             raise ZsemError(f"{file} belongs to model {curves.model}: measure again with `zsem hspace intervals`")
         return phases(curves, t_boost=0).t_edit
-
-
-def table(means: dict[str, dict[str, float | None]]) -> list[dict[str, str]]:
-    """A row for each method."""
-    from zsem.evaluation.bottleneck.methods import METHODS
-    from zsem.evaluation.flipping import COLUMNS, text
-
-    return [
-        {"method": METHODS[method].title, **{says: text(key, figures[key]) for key, says in COLUMNS.items()}}
-        for method, figures in means.items()
-    ]

@@ -84,9 +84,12 @@ class EditBench(Flipping):
         semantics: Semantics,
         judge: Judge,
         options: BenchOptions = BenchOptions(),
+        *,
+        classes: Collection[str] = (),
     ) -> None:
         """images: with 0/1 attributes, those of the judge among them. semantics: learned from training images alone.
 
+        classes: attributes of which every image has at most one.
         Raises ZsemError where the judge knows none of the attributes, or others than the images have, or there are too
         few held-out images to calibrate it on.
         """
@@ -99,7 +102,10 @@ class EditBench(Flipping):
             if unknown := [name for name in options.attributes if name not in self.names]:
                 raise ZsemError(f"{unknown[0]} cannot be edited: choose among {', '.join(self.names)}")
             self.names = list(options.attributes)
-        super().__init__(model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed)
+        super().__init__(
+            model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed,
+            classes=classes,
+        )  # fmt: skip
         self.codes = model.encode(self.edited, batch_size=options.batch_size)
 
     def run(

@@ -6,7 +6,7 @@ What every table of edits stands on, whatever edits: `bench edit` in z, the stud
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ SMALL = {"error", "unedited", "outside"}
 MEANING = (
     "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
     "judge takes for what was asked; seen before: of the pictures as they were. Leakage: changes of all other "
-    "attributes over the net change of the target. "
+    "attributes, but of classes that exclude it, over the net change of the target. "
     "|achieved - requested|: median. MSE to truth: to the same face drawn anew with the attribute flipped; beside it "
     "that of the unedited image. MSE outside: change of pixels in which the truth does not differ."
 )
@@ -91,10 +91,19 @@ class Flipping:
     """
 
     def __init__(
-        self, model: ImageModel, images: ImageSet, judge: Judge, *, number: int, batch_size: int, seed: int
+        self,
+        model: ImageModel,
+        images: ImageSet,
+        judge: Judge,
+        *,
+        number: int,
+        batch_size: int,
+        seed: int,
+        classes: Collection[str] = (),
     ) -> None:
         """model: which edits. images: with 0/1 attributes, those of the judge among them. number: how many are edited.
 
+        classes: attributes of which every image has at most one.
         Raises ZsemError where the images lack an attribute of the judge, or it cannot be calibrated on the rest.
         """
         if foreign := [name for name in judge.config.attributes if name not in images.attributes]:
@@ -102,6 +111,7 @@ class Flipping:
                 f"the judge knows {foreign[0]}, which {images.source} has no labels for: give another judge"
             )
         self.model, self.judge, self.batch_size, self.seed = model, judge, batch_size, seed
+        self.classes = frozenset(classes)
         held_out = images.held_out()
         order = order_of(len(held_out), seed)
         self.edited, self.others = held_out.subset(order[:number]), held_out.subset(order[number:])
@@ -132,7 +142,8 @@ class Flipping:
 
     def measure(self, flips: Flips, edit: Callable[[slice], Float[Tensor, "b c h w"]]) -> Measured:
         """The effect of an edit: from rows of the flips, a batch at a time, to images, nominally in [-1, 1]."""
-        effect, shown, seen = EditEffect(self.judge.config.attributes, flips.name), [], []
+        exclusive = self.classes if flips.name in self.classes else ()
+        effect, shown, seen = EditEffect(self.judge.config.attributes, flips.name, exclusive=exclusive), [], []
         for rows in self.parts(len(flips)):
             edited = edit(rows)
             shown.append(self.model.display(edited))

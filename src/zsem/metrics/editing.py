@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,8 @@ class EditFigures:
     """That share of the images as they were: what the judge gets wrong without any edit."""
     leakage: float | None
     """Sum of |changes of the other attributes' probabilities| over the net change of the attribute's own towards what
-    was asked for; 0 is best. None where there is no such change: steps to and fro are no success to divide by."""
+    was asked for; 0 is best. Attributes that exclude it are no others. None where there is no such change: steps to
+    and fro are no success to divide by."""
     requested: float
     """Median |achieved - requested| probability."""
     outside: float | None
@@ -91,9 +92,13 @@ class EditFigures:
 class EditEffect:
     """The effect of edits of one attribute on any number of images."""
 
-    def __init__(self, attributes: Sequence[str], target: str) -> None:
-        """attributes: in the order of the judge's probabilities. target: the one that is edited."""
+    def __init__(self, attributes: Sequence[str], target: str, *, exclusive: Collection[str] = ()) -> None:
+        """attributes: in the order of the judge's probabilities. target: the one that is edited.
+
+        exclusive: those that never go with it, e.g. the other classes: that they change is no leakage.
+        """
         self._column = list(attributes).index(target)
+        self._others = torch.tensor([name != target and name not in exclusive for name in attributes])
         self._rows: list[Float64[Tensor, "n k"]] = []
 
     def update(
@@ -117,7 +122,7 @@ class EditEffect:
         towards = own * torch.sign(requested.double() - 0.5)
         hit, already = (((p[:, column] > 0.5) == (requested > 0.5)).double() for p in (after, before))
         gap = (after[:, column].double() - requested.double()).abs()
-        others = moved.abs().sum(dim=1) - own.abs()
+        others = moved[:, self._others].abs().sum(dim=1)
         nothing = torch.full_like(own, torch.nan)
         outside, error, unedited = nothing, nothing, nothing
         if images is not None and truth is not None:

@@ -136,9 +136,9 @@ class Semantics:
         exact: take all codes to just the probability, those that are beyond it back, e.g. for a fainter smile.
         beyond: by which share of the distance of the two kinds a request of .9 ends beyond the average of its kind.
         clamp: shorten steps of more than three sigma (Mahalanobis) to that, with which targets are not reached.
-        quiet: do not warn of such steps, e.g. where figures tell what came of them.
-        Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the
-        targets cannot be reached without each other or what is kept.
+        quiet: say nothing of such steps, which are warned of otherwise; e.g. where figures tell what came of them.
+        Raises ZsemError for unknown attributes, probabilities outside 0..1, and where the targets cannot be reached
+        without each other or what is kept.
         """
         if not targets:
             return z

@@ -32,7 +32,10 @@ def binary_attributes(images: ImageSet) -> ImageSet:
     """The same images with their 0/1 attributes alone. Raises ZsemError where there are none."""
     chosen = {name: values for name, values in images.attributes.items() if is_binary(values)}
     if not chosen:
-        raise ZsemError(f"{images.source} has no 0/1 attributes: put a table attributes.csv beside the images")
+        raise ZsemError(
+            f"{images.source} has no 0/1 attributes: put a table attributes.csv beside the images, or sort them into "
+            "folders"
+        )
     return replace(images, attributes=chosen)
 
 

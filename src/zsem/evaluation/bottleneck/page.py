@@ -14,7 +14,7 @@ from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import QUICK
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
 from zsem.evaluation.bottleneck.study import HspaceStudy
-from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, MEANING, text
+from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, text
 from zsem.report import Picture, Point, Section, write_page
 
 SCALED = 64
@@ -24,6 +24,15 @@ BESIDE = {"before": "seen as asked for", "unedited": "MSE to the truth"}
 """Figures of the images as they were, which all methods share."""
 MOVED = 0.05
 """Leakage is shown where the target's probability changes by so much at least: it is a share of that."""
+LEFT_OUT = f"Leakage is left out where the probability of some target changes by less than {MOVED:g}."
+MEANING = (
+    "Change of target: mean change of the probability towards the request. Edits seen: share of the pictures that the "
+    "judge takes for what was asked. Leakage: changes of all other attributes, but of classes that exclude it, over "
+    "the net change of the target. |achieved - requested|: median. MSE to truth: to the same face drawn anew with the "
+    "attribute flipped; nearer: the share of the pictures that came nearer to it than the original is. Small print "
+    "below a figure is its 95 % interval."
+)
+"""What the columns mean."""
 RATES = 0.8
 """Hit rate that the best method in h should reach."""
 MINUTES = 15.0
@@ -40,15 +49,8 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
     sections = [Section(title="In short", points=verdict(found))]
     means = found.summary()["mean"]
     if len(found.cells) > 1:
-        rows = [
-            {"method": METHODS[method].title, **{COLUMNS[key]: shown(key, figures) for key in SHOWN_COLUMNS}}
-            for method, figures in means.items()
-        ]
-        for line, method in zip(rows, means, strict=True):  # one attribute that hardly moves would make all of a mean
-            if any(cells[method].figures.change < MOVED for cells in found.cells.values() if method in cells):
-                line[COLUMNS["leakage"]] = ""
-        text_of_it = [f"Means over the attributes. {shared(next(iter(means.values())))}"]
-        sections.append(Section(title="All attributes", rows=rows, cards=True, text=text_of_it))
+        said = f"Means over the attributes. {shared(next(iter(means.values())))} {LEFT_OUT}"
+        sections.append(Section(title="All attributes", rows=overview(found), cards=True, text=[said]))
     sections += [attribute(name, cells, found.rows[name]) for name, cells in found.cells.items()]
     for name, several in found.properties.items():
         sections += [of_property(name, one) for one in several]
@@ -58,6 +60,18 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
     terms = {METHODS[method].title: METHODS[method].meaning for method in dict.fromkeys(used)}
     sections.append(Section(title="The methods", terms=terms))
     return write_page(path, f"Editing {run} in its bottleneck", sections, summary=summary(study))
+
+
+def overview(found: Findings) -> list[dict[str, str]]:
+    """Means over the attributes, a row for each method."""
+    rows = []
+    for method, figures in found.summary()["mean"].items():
+        line = {"method": METHODS[method].title, **{COLUMNS[key]: text(key, figures[key]) for key in SHOWN_COLUMNS}}
+        # one attribute that hardly moves would make all of the mean
+        if any(cells[method].figures.change < MOVED for cells in found.cells.values()):
+            line[COLUMNS["leakage"]] = ""
+        rows.append(line)
+    return rows
 
 
 def summary(study: HspaceStudy) -> list[str]:
@@ -84,7 +98,7 @@ def summary(study: HspaceStudy) -> list[str]:
         f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
         "asked for, as the judge sees it. The held-out images are not used for that.",
         *labels,
-        MEANING + " Small print below a figure is its 95 % interval.",
+        MEANING,
     ]
 
 
@@ -130,9 +144,8 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
     figures = asdict(next(iter(cells.values())).figures)
     return Section(
         title=words(name), id=name, rows=rows, best=best, cards=True,
-        text=[f"n = {figures['n']} images for every method. {shared(figures)}"],
+        text=[f"n = {figures['n']} images for every method. {shared(figures)} {LEFT_OUT}"],
         terms={
-            "leakage": f"– not shown where the target's probability changes by less than {MOVED:g}",
             "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
             "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
             "seconds": "– to find the direction or train, to choose the amount, and to edit; h and the codes of the "
@@ -143,7 +156,7 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
 
 
 def shown(key: str, figures: Mapping[str, float | int | None]) -> str:
-    """A figure of one method; leakage only where there is a change to compare it with."""
+    """A figure of one method and attribute; leakage only where there is a change to compare it with."""
     if key == "leakage" and (figures["change"] or 0) < MOVED:
         return ""
     return text(key, figures[key])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -331,13 +330,15 @@ def walked(case: Case, steps: int, terms: Sequence[tuple[float, Shift]]) -> Floa
     return torch.cat(out)
 
 
-def combination(setting: Setting, faces: Faces, amounts: Mapping[str, float], number: int) -> list[Property]:
-    """Two attributes given at once, for every two of them that some face lacks: the sum of their shifts.
+def combination(
+    setting: Setting, faces: Faces, amounts: Mapping[str, float], pairs: Mapping[tuple[str, str], Sequence[int]]
+) -> list[Property]:
+    """Two attributes given at once: the sum of their shifts.
 
-    faces: all that are edited, of which those are taken that lack both, up to a number. amounts: of the attributes.
+    faces: all that are edited. amounts: of the attributes. pairs: such as may go together, and rows of faces that lack
+    both.
     """
-    pairs = {pair: lacking(faces.images, pair)[:number] for pair in combinations(amounts, 2)}
-    return [_combined(setting, pair, faces[rows], amounts) for pair, rows in pairs.items() if rows]
+    return [_combined(setting, pair, faces[rows], amounts) for pair, rows in pairs.items()]
 
 
 def lacking(images: ImageSet, names: Sequence[str]) -> list[int]:

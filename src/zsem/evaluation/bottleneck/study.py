@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -54,19 +54,24 @@ class HspaceStudy(Flipping):
         folder: str | Path,
         options: StudyOptions,
         *,
+        classes: Collection[str] = (),
         reference: Reference | None = None,
         t_edit: float | int = 0,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """images: with 0/1 attributes, those of the judge among them. folder: for what is done and what is trained.
 
+        classes: attributes of which every image has at most one.
         reference: an autoencoder whose z_sem the trained methods ask; without it they are left out.
         t_edit: last timestep at which h is shifted; the nearest level of the walk is taken.
         Raises ZsemError for options that cannot be met, a model or an autoencoder that does not fit, and as `Flipping`.
         """
         check(options, model, images)
         check_networks(options, model, judge, reference)
-        super().__init__(model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed)
+        super().__init__(
+            model, images, judge, number=options.number, batch_size=options.batch_size, seed=options.seed,
+            classes=classes,
+        )  # fmt: skip
         self.options, self.say, self.study_folder = options, say, Path(folder)
         self._tuning: dict[str, tuple[Faces, Float[Tensor, " n"]]] = {}
         levels = model.grid(options.steps).t[:-1]
@@ -136,8 +141,8 @@ class HspaceStudy(Flipping):
                 found.properties[flips.name] = several
             else:
                 found.left_out.append(f"what shifts of {flips.name} are like: none of the edited images lacks it")
-        for pair in combinations(found.cells, 2):
-            if not lacking(self.edited, pair):
+        for pair, rows in self.pairs(found.cells).items():
+            if not rows:
                 found.left_out.append(f"combination of {' and '.join(pair)}: none of the edited images lacks both")
         if several := self.combined(found.cells):
             found.properties["combination"] = several
@@ -244,15 +249,21 @@ class HspaceStudy(Flipping):
 
         return self.kept_properties(f"{plain(flips.name)}-properties", origin, make)
 
+    def pairs(self, names: Iterable[str]) -> dict[tuple[str, str], list[int]]:
+        """Every two attributes that an image may have at once, and the images that are given both."""
+        pairs = [pair for pair in combinations(names, 2) if not self.classes.issuperset(pair)]
+        return {pair: lacking(self.edited, pair)[: self.options.of_properties] for pair in pairs}
+
     def combined(self, cells: Mapping[str, Mapping[str, Cell]]) -> list[Property]:
         """Two attributes at once, for every two that some image lacks."""
         amounts = {name: of["mean"].amount for name, of in cells.items()}
-        if not any(lacking(self.edited, pair) for pair in combinations(amounts, 2)):
+        pairs = {pair: rows for pair, rows in self.pairs(cells).items() if rows}
+        if not pairs:
             return []
         origin = self.origin(None, "combination", options=["of_properties"]) | {"amounts": amounts}
 
         def make() -> list[Property]:
-            return combination(self.setting, self.faces, amounts, self.options.of_properties)
+            return combination(self.setting, self.faces, amounts, pairs)
 
         return self.kept_properties("combination", origin, make)
 

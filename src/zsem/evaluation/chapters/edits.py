@@ -47,7 +47,7 @@ def bench(study: Study) -> EditBench:
     options = BenchOptions(
         number=number(study), amounts_of=0, seed=study.seed, methods=METHODS, attributes=tuple(edited(study))
     )
-    return EditBench(study.autoencoder, images, study.semantics, study.judge, options)
+    return EditBench(study.autoencoder, images, study.semantics, study.judge, options, classes=study.classes)
 
 
 def number(study: Study) -> int:
