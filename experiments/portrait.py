@@ -23,7 +23,7 @@ from zsem.data.images import load_images
 from zsem.values.files import write_whole
 
 LANCZOS = Image.Resampling.LANCZOS
-ORIGINAL, SIDE, SHOWN = 256, 1024, 384
+ORIGINAL, SIDE, SHOWN = 256, 1024, 256
 PERSON, GOAL = "male/7.jpg", "male=0.1"
 FACE = (0.32, 0.1, 0.68, 0.62)
 """Left, top, right and bottom of this person's face, in shares of the photograph."""
