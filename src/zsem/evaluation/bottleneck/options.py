@@ -48,7 +48,7 @@ class StudyOptions:
 
 
 QUICK: Mapping[str, Any] = {
-    "number": 4, "learned_from": 24, "tuned_on": 4, "of_properties": 2, "shift_iterations": 4, "tuning_iterations": 2,
+    "number": 4, "learned_from": 64, "tuned_on": 4, "of_properties": 2, "shift_iterations": 4, "tuning_iterations": 2,
     "steps": 8, "consistent_steps": (4, 8),
 }  # fmt: skip
 """To see that everything works: the figures mean nothing."""
