@@ -61,6 +61,7 @@ def commands(images: ImageSet, out: Path, minutes: float, preset: str) -> list[l
         train("autoencoder", run, 1),
         train("diffusion", diffusion, 1 / 6),
         train("diffusion", out / "conditional", 1 / 6, "--conditional"),
+        train("diffusion", out / "plain", 1 / 6, "--model.unet.patch", "1"),  # diffusers has no networks of patches
         *(train(kind, out / kind, 1 / 6) for kind in ("classifier", "vae", "gan")),
         ["info", run],
         ["ema", run, "--sigma-rel", 0.05],
@@ -87,7 +88,7 @@ def commands(images: ImageSet, out: Path, minutes: float, preset: str) -> list[l
         ["directions", diffusion, data, *mean, *few, "--out", out / "h"],
         ["edit", diffusion, data, "--direction", direction, *few, "--out", out / "h-edit"],
         ["hspace", "study", diffusion, data, *study, "--out", out / "study"],
-        ["export", diffusion, "--out", out / "exported"],
+        ["export", out / "plain", "--out", out / "exported"],
         ["import", out / "exported", "--out", out / "imported"],
     ]
     return [[str(word) for word in words] for words in every]

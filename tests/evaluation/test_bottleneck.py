@@ -16,7 +16,7 @@ from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
 from zsem.evaluation.bottleneck.page import MOVED, consistent, overview, shown, write_study
-from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency
+from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency, strength
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
 from zsem.hspace.edits import symmetric
@@ -317,6 +317,11 @@ def test_a_logit_that_does_not_change_is_nothing_to_compare(study):
     assert made.name == CONSISTENCY and made.figures[SYMMETRIC]["off"] is None
     assert made.rows[0]["largest difference to 3 steps"] == "–"
     assert "does not change" in consistent("smile", made).text
+
+
+def test_a_shift_of_nothing_is_no_line(study):
+    figures = strength(Case(study.setting, "smile", study.faces, {"mean": 0.0})).figures
+    assert figures["r2"] == 0 and figures["monotone"] == 0
 
 
 def test_only_what_asks_f_t_is_estimated_to_train_it(model, images, judge, tmp_path, reference, monkeypatch):

@@ -131,7 +131,8 @@ def strength(case: Case) -> Property:
     logits = torch.stack([case.logits(image) for image in images], dim=1)
     n, mean = len(logits), logits.mean(dim=0)
     rising = float((logits.diff(dim=1) > 0).all(dim=1).double().mean())
-    line = float(np.corrcoef(STRENGTHS, mean.numpy())[0, 1] ** 2)
+    still = bool((mean == mean[0]).all())  # of what does not change there is no correlation
+    line = 0.0 if still else float(np.corrcoef(STRENGTHS, mean.numpy())[0, 1] ** 2)
     ends = wilson(rising, n)
     ranks = monotonicity(logits)
     return Property(
