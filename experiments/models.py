@@ -39,8 +39,8 @@ def recipes() -> dict[str, Recipe]:
     return {
         "avatars-64": Recipe(says="the autoencoder that zsem comes with", data=avatars, preset=tiny, images=400_000),
         "avatars-64-ddpm": Recipe(
-            says="the unconditional twin of avatars-64: equal parameters, equal images seen", data=avatars, images=400_000,
-            preset=replace(twin, model=replace(twin.model, unet=twin_unet)),
+            says="the unconditional twin of avatars-64: equal parameters, equal images seen", data=avatars,
+            images=400_000, preset=replace(twin, model=replace(twin.model, unet=twin_unet)),
         ),
         "avatars-64-vae": Recipe(
             says="a VAE with a code of the same length", data=avatars, preset=find_preset("tiny", "vae"), images=100_000
