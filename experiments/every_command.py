@@ -26,6 +26,8 @@ from zsem.values.files import write_whole
 
 ELSEWHERE = {"align", "data avatars"}
 SIZE = 32
+SHORT = 0.01
+"""Minutes by which a training may end early: its time is kept with two decimals."""
 
 
 def commands(images: ImageSet, out: Path, minutes: float, preset: str) -> list[list[str]]:
@@ -37,12 +39,10 @@ def commands(images: ImageSet, out: Path, minutes: float, preset: str) -> list[l
     seen = [images.class_names[row] for row in held_out.classes.tolist() if row >= 0]
     if len(set(seen)) < 2:
         raise ZsemError(f"{data} must be a folder with two classes or more, each with held-out images")
-    first, second = images.class_names[:2]
-    one, other = (Path(data) / held_out.paths[seen.index(name)] for name in (first, second))
+    first, known = images.class_names[:2]  # of two classes the second alone is an attribute
+    one, other = (Path(data) / held_out.paths[seen.index(name)] for name in (first, known))
     run, diffusion = out / "autoencoder", out / "diffusion"
     few, way = ["--limit", 16], ["--steps", 5]
-    # of two classes the second alone is an attribute
-    known = second
 
     def train(kind: str, folder: Path, share: float, *more: str) -> list[object]:
         settings = ["--model", kind, "--preset", preset, "--minutes", minutes * share]
@@ -100,16 +100,18 @@ def never_run(every: Iterable[list[str]]) -> set[str]:
     return set(COMMANDS) - named - ELSEWHERE
 
 
-def run(words: list[str], minutes: float) -> float:
-    """Run one command; its seconds. SystemExit: it failed, and has said why, or a training was stopped."""
+def run(*some: object) -> float:
+    """Run one command of these words; its seconds. SystemExit: it failed, and has said why, or was stopped training."""
+    words = [str(word) for word in some]
     print("\n$ zsem", *words, flush=True)
     started = time.perf_counter()
     if code := zsem(words):
         raise SystemExit(code)
-    seconds = time.perf_counter() - started
-    if words[0] == "train" and seconds < 60 * minutes:
-        raise SystemExit("the training was stopped")
-    return seconds
+    if words[0] == "train":  # Ctrl-C ends one orderly, and the next command would begin
+        folder, minutes = (words[words.index(option) + 1] for option in ("--out", "--minutes"))
+        if json.loads((Path(folder) / "config.json").read_text())["history"]["minutes"] < float(minutes) - SHORT:
+            raise SystemExit("the training was stopped")
+    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -124,7 +126,7 @@ def main() -> None:
         parser.error(f"{out} is there already: name another folder, or remove it")
     data = arguments.data or builtin.digits(out / "digits", size=SIZE)
     every = commands(load_images(data, size=SIZE), out, arguments.minutes, arguments.preset)
-    took = [run(words, arguments.minutes / 6) for words in every]
+    took = [run(*words) for words in every]
     lines = {" ".join(words): seconds for words, seconds in zip(every, took, strict=True)}
     write_whole(out / "every_command.json", (json.dumps(lines, indent=2) + "\n").encode())
     print(f"\n{len(every)} commands on {data}, {sum(took):.0f} s")

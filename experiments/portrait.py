@@ -6,6 +6,7 @@ PORTRAITS is a set of 200 generated portraits of 256 px (CC0) in class folders `
 another PERSON and FACE. The packaged model of avatars learns them at 64 px by the commands that a user has; then one
 held-out portrait, scaled up to 1,024 px, is edited within an ellipse around the face, within the mask that is found by
 itself, without one, and with strength 0. Writes portrait.json, which says where the portrait changed, and portrait.png.
+Stopped in its training, the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from experiments.every_command import run
 from experiments.tables import beside, table
 from PIL import Image, ImageDraw
 
-from zsem.cli import main as zsem
 from zsem.data.images import load_images
 from zsem.values.files import write_whole
 
@@ -43,20 +44,12 @@ def edits(out: Path) -> dict[str, list[str]]:
     }
 
 
-def run(*words: str | Path) -> None:
-    """One command of zsem. SystemExit: it failed, and has said why."""
-    if code := zsem([str(word) for word in words]):
-        raise SystemExit(code)
-
-
 def prepare(portraits: str, out: Path, minutes: float, init: str) -> Path:
     """Train, learn what the class folders and the components mean, write photograph and face; the photograph's path."""
     model = out / "model"
     if not (out / "pca").exists():
         go_on = ["--resume"] if (model / "run.json").exists() else ["--init", init]
         run("train", portraits, "--out", model, "--minutes", f"{minutes:g}", *go_on)
-        if json.loads((model / "config.json").read_text())["history"]["minutes"] < minutes - 0.01:
-            raise SystemExit("the training was stopped; the same command goes on with it")
         run("attributes", model, portraits)
         run("directions", model, portraits, "--method", "pca", "--components", "3", "--out", out / "pca")
     images = load_images(portraits, size=ORIGINAL)

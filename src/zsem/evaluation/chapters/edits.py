@@ -135,5 +135,5 @@ CHAPTER = Chapter(
     uses=("labels", "edited", "edited_attributes", "judge_iterations"),
     measure=measure,
     left_out=left_out,
-    version=2,
+    version=3,
 )
