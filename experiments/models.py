@@ -24,23 +24,34 @@ from zsem.data.images import ImageSet
 from zsem.models.base import ASSETS, Model, packaged_models
 from zsem.models.judge import Judge
 from zsem.training.judging import judge_for
-from zsem.training.presets import find_preset
+from zsem.training.presets import Preset, find_preset
+
+
+def in_plain_v(preset: Preset) -> Preset:
+    """A preset whose network predicts v itself."""
+    return replace(preset, model=replace(preset.model, sigma_data=1.0))
 
 
 @functools.cache
 def recipes() -> dict[str, Recipe]:
     """All models, by name, in the order in which they are trained."""
-    tiny = find_preset("tiny")
-    nano, classifier = find_preset("nano", "diffusion"), find_preset("nano", "classifier")
+    tiny, nano = find_preset("tiny"), in_plain_v(find_preset("nano", "diffusion"))
+    classifier = find_preset("nano", "classifier")
     twin = replace(find_preset("tiny", "diffusion"), training=tiny.training)
     # as many parameters as the autoencoder's encoder and decoder have together: 12.4 and 12.2 millions
     twin_unet = replace(tiny.model.unet, channels=104, embed_channels=448)
+    twin = replace(twin, model=replace(twin.model, unet=twin_unet))
     avatars, photos = "avatars-64", CIFAR10
+    first = Recipe(says="avatars-64 as it begins", data=avatars, images=400_000, preset=in_plain_v(tiny))
+    first_twin = Recipe(says="its twin as it begins", data=avatars, images=400_000, preset=in_plain_v(twin))
     return {
-        "avatars-64": Recipe(says="the autoencoder that zsem comes with", data=avatars, preset=tiny, images=400_000),
+        "avatars-64": Recipe(
+            says="the autoencoder that zsem comes with", data=avatars, images=100_000, preset=tiny,
+            init=("avatars-64-v", first),
+        ),
         "avatars-64-ddpm": Recipe(
             says="the unconditional twin of avatars-64: equal parameters, equal images seen", data=avatars,
-            images=400_000, preset=replace(twin, model=replace(twin.model, unet=twin_unet)),
+            images=100_000, preset=twin, init=("avatars-64-ddpm-v", first_twin),
         ),
         "avatars-64-vae": Recipe(
             says="a VAE with a code of the same length", data=avatars, preset=find_preset("tiny", "vae"), images=100_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from zsem import api
 from zsem.data import builtin
 from zsem.evaluation.keeping import digest
 from zsem.models.base import Model
+from zsem.models.imaging import ImageModel
 from zsem.training.estimate import Estimate
 from zsem.training.images import ImageOptions
 from zsem.training.log import clock
@@ -34,6 +35,7 @@ class Recipe:
     """A model to train: what it is for, on what, how, and on how many images, repeats counted.
 
     limit: use at most so many different images.
+    init: name and recipe of a model whose weights it begins with, under settings of its own.
     """
 
     says: str
@@ -42,6 +44,7 @@ class Recipe:
     images: int
     conditional: bool = False
     limit: int | None = None
+    init: tuple[str, Recipe] | None = None
 
     @property
     def iterations(self) -> int:
@@ -53,7 +56,25 @@ class Recipe:
         about["data"] = AVATARS if self.data == "avatars-64" else self.data
         if self.limit is not None:
             about["limit"] = self.limit
+        if self.init is not None:
+            about["init"] = self._first().name
         return RUNS / f"{name}-{digest(about)}"
+
+    def _first(self) -> Path:
+        """The run of the model that it begins with."""
+        assert self.init is not None
+        name, first = self.init
+        return first.run(name)
+
+    def start(self, run: Path) -> Path | None:
+        """The weights to begin with, in a folder inside `run`, under this recipe's settings of the prediction."""
+        if self.init is None:
+            return None
+        first, wanted = api.load(self._first(), kind=ImageModel, device="cpu"), self.preset.model
+        config = replace(first.config, prediction=wanted.prediction, sigma_data=wanted.sigma_data)
+        model = type(first)(config)
+        model.load_state_dict(first.state_dict())
+        return model.save(run / "start")
 
     def done(self, name: str) -> float:
         """The share of its images that its run had gone through when it was saved last."""
@@ -77,11 +98,21 @@ def images_of(data: str, cifar10: str | None) -> str:
     return cifar10
 
 
+def in_order(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """All of them, each after the one that it begins with."""
+    ordered: dict[str, Recipe] = {}
+    for name, recipe in recipes.items():
+        if recipe.init is not None:
+            ordered |= in_order(dict([recipe.init]))
+        ordered[name] = recipe
+    return ordered
+
+
 def cost(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
     """Print what the training of each model takes."""
     print("| model | what for | parameters, millions | images/s | images | time | done |", "|---" * 7 + "|", sep="\n")
     whole = 0.0
-    for name, recipe in recipes.items():
+    for name, recipe in in_order(recipes).items():
         measured, done = recipe.estimate(cifar10), recipe.done(name)
         seconds = measured.seconds(recipe.images)
         whole += seconds * (1 - done)
@@ -95,14 +126,16 @@ def cost(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
 
 def train(recipes: Mapping[str, Recipe], cifar10: str | None) -> None:
     """Train every model that is not trained to its end. SystemExit: a signal asked to stop."""
-    for name, recipe in recipes.items():
+    for name, recipe in in_order(recipes).items():
         if recipe.done(name) >= 1:
             continue
         run = recipe.run(name)
+        resume = (run / "run.json").exists()
         api.train(
             images_of(recipe.data, cifar10), run, preset=recipe.preset, iterations=recipe.iterations,
-            reading=ImageOptions(conditional=recipe.conditional), resume=(run / "run.json").exists(),
-            limit=recipe.limit, say=lambda line, name=name: print(f"{name}: {line}", flush=True),
+            reading=ImageOptions(conditional=recipe.conditional), resume=resume,
+            init=None if resume else recipe.start(run), limit=recipe.limit,
+            say=lambda line, name=name: print(f"{name}: {line}", flush=True),
         )  # fmt: skip
         if recipe.done(name) < 1:  # the loop ends orderly then, and the next model would begin
             raise SystemExit(f"{name} was stopped; the same command goes on with it")

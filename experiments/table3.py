@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments.priors import latent_ddim, latent_preset, mixture
+from experiments.priors import SMALL, latent_ddim, mixture
 from experiments.runs import RUNS
 from experiments.samples import at_precision, precision_of
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table
@@ -218,7 +218,7 @@ def main() -> None:
     faces, attributes = Faces(given), given.attributes or (QUICK_ATTRIBUTES if given.quick else ATTRIBUTES)
     if unknown := set(attributes) - set(faces.images.attributes):
         parser.error(f"there is no attribute {min(unknown)!r}; choose among {', '.join(faces.images.attributes)}")
-    prior = mixture(faces) if given.prior == "mixture" else latent_ddim(faces, latent_preset(), quick=given.quick)
+    prior = mixture(faces) if given.prior == "mixture" else latent_ddim(faces, SMALL, quick=given.quick)
     rows = {name: ROWS[name] for name in given.rows or (QUICK_ROWS if given.quick else ROWS)}
     study = Study(faces, prior, number=given.number, steps=steps, quick=given.quick)
     precision = precision_of(faces.autoencoder.device)

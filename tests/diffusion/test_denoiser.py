@@ -14,18 +14,37 @@ from zsem.values.prediction import Condition
 LINEAR = NoiseSchedule()
 
 
-@given(st.sampled_from(["v", "eps", "x0"]), st.lists(st.floats(0, 999), min_size=2, max_size=2), st.integers(0, 99))
+@given(
+    st.sampled_from([("v", 1.0), ("v", 0.1), ("v", 3.0), ("eps", 1.0), ("x0", 1.0)]),
+    st.lists(st.floats(0, 999), min_size=2, max_size=2),
+    st.integers(0, 99),
+)
 @settings(max_examples=40, deadline=None, derandomize=True)
-def test_whatever_is_predicted_x0_and_eps_come_back(prediction: str, times: list[float], seed: int) -> None:
+def test_whatever_is_predicted_x0_and_eps_come_back(kind: tuple[str, float], times: list[float], seed: int) -> None:
+    prediction, s = kind
     x0, eps = torch.randn(2, 2, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     t = torch.tensor(times, dtype=torch.float64)
     alpha, sigma = level_like(LINEAR, t, x0)
     x_t = LINEAR.diffuse(x0, eps, t)
-    answer = target(prediction, x0, eps, alpha, sigma)
-    out = NetworkDenoiser(lambda x_t, t, cond: answer, LINEAR, prediction)(x_t, t, Condition())
+    answer = target(prediction, x0, eps, alpha, sigma, sigma_data=s)
+    out = NetworkDenoiser(lambda x_t, t, cond: answer, LINEAR, prediction, sigma_data=s)(x_t, t, Condition())
     torch.testing.assert_close(out.x0, x0, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(out.eps, eps, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(alpha * out.x0 + sigma * out.eps, x_t, rtol=1e-12, atol=1e-12)
+
+
+def test_a_sigma_data_is_that_of_edm() -> None:
+    """v with sigma_data s is EDM's D = c_skip y + c_out F, y = x_t / alpha (2206.00364, table 1), F being -s F here."""
+    t = torch.tensor([0.0, 40.0, 400.0, 990.0], dtype=torch.float64)
+    x_t, out = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    alpha, sigma = level_like(LINEAR, t, x_t)
+    u, s = sigma / alpha, 0.1
+    found = NetworkDenoiser(lambda *_: out, LINEAR, "v", sigma_data=s)(x_t, t, Condition())
+    skip, scale = s**2 / (u**2 + s**2), u * s / (u**2 + s**2).sqrt()
+    torch.testing.assert_close(found.x0, skip * x_t / alpha + scale * (-out / s))
+    plain = NetworkDenoiser(lambda *_: out, LINEAR, "v")(x_t, t, Condition())
+    near = NetworkDenoiser(lambda *_: out, LINEAR, "v", sigma_data=1 + 1e-12)(x_t, t, Condition())
+    torch.testing.assert_close(near.x0, plain.x0, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps", "x0"])

@@ -41,19 +41,21 @@ def test_closed_forms() -> None:
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_weighting_is_one_loss_whatever_is_predicted(weighting: str, images: Tensor, noises: Tensor) -> None:
-    """One model of x0, worn as three kinds of network: equal losses and equal gradients."""
+    """One model of x0, worn as four kinds of network: equal losses and equal gradients."""
     t = torch.tensor([30, 200, 500, 800])
     x0, eps = images.double(), noises.double()
     results = []
-    for prediction in ("v", "eps", "x0"):
+    for prediction, s in (("v", 1.0), ("v", 0.1), ("eps", 1.0), ("x0", 1.0)):
         gain = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
 
-        def network(x_t: Tensor, t: Tensor, cond: Condition, prediction=prediction, gain=gain) -> Tensor:
+        def network(x_t: Tensor, t: Tensor, cond: Condition, prediction=prediction, gain=gain, s=s) -> Tensor:
             alpha, sigma = level_like(LINEAR, t, x_t)
             guess = torch.tanh(gain * x_t)
-            return target(prediction, guess, (x_t - alpha * guess) / sigma, alpha, sigma)
+            return target(prediction, guess, (x_t - alpha * guess) / sigma, alpha, sigma, sigma_data=s)
 
-        loss = diffusion_loss(NetworkDenoiser(network, LINEAR, prediction), x0, eps, t, Condition(), weighting)
+        loss = diffusion_loss(
+            NetworkDenoiser(network, LINEAR, prediction, sigma_data=s), x0, eps, t, Condition(), weighting
+        )
         assert loss.shape == (4,)
         results.append(torch.stack([loss.sum().detach(), *torch.autograd.grad(loss.sum(), gain)]))
     for one, other in pairwise(results):

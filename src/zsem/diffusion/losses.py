@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from zsem.diffusion.denoiser import NetworkDenoiser, PredictionType
+from zsem.diffusion.denoiser import NetworkDenoiser, PredictionType, mixture
 from zsem.diffusion.likelihood import vlb_term
 from zsem.diffusion.posterior import Posteriors
 from zsem.diffusion.schedule import level_like, state_dtype
@@ -35,15 +35,25 @@ def target(
     eps: Float[Tensor, "b c h w"],
     alpha: Float[Tensor, "b 1 1 1"],
     sigma: Float[Tensor, "b 1 1 1"],
+    *,
+    sigma_data: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """What a network should answer: eps, x0, or v = alpha eps - sigma x0 (2202.00512, appendix D)."""
+    """What a network should answer: eps, x0, or v = alpha eps - sigma x0 (2202.00512, appendix D).
+
+    sigma_data: of v, as in `mixture`.
+    """
+    if prediction == "v" and sigma_data != 1:
+        k, q, _ = mixture(alpha, sigma, sigma_data)
+        return sigma_data * q * eps - k * x0
     if prediction == "v":
         return alpha * eps - sigma * x0
     return eps if prediction == "eps" else x0
 
 
-def weight(weighting: Weighting, prediction: PredictionType, snr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The factor of the squared error of `prediction` at snr = alpha^2 / sigma^2, [b].
+def weight(
+    weighting: Weighting, prediction: PredictionType, snr: Float[Tensor, " b"], *, sigma_data: float = 1.0
+) -> Float[Tensor, " b"]:
+    """The factor of the squared error of `prediction` at snr = alpha^2 / sigma^2, [b]; `sigma_data` as in `target`.
 
     A weighting means the same loss whatever the network predicts:
     simple: the squared error of eps (DDPM, eq. 14);
@@ -51,7 +61,7 @@ def weight(weighting: Weighting, prediction: PredictionType, snr: Float[Tensor, 
     min_snr: min(snr, 5) times that of x0 (2303.09556);
     p2: that of eps over 1 + snr (2204.00227).
     """
-    # At given x_t an error of x0 is one of eps times sigma/alpha and one of v times sigma.
+    # At given x_t an error of x0 is one of eps times sigma/alpha and one of v times k of `mixture`.
     if weighting == "simple":
         of_x0 = snr
     elif weighting == "v":
@@ -62,7 +72,7 @@ def weight(weighting: Weighting, prediction: PredictionType, snr: Float[Tensor, 
         of_x0 = snr / (_P2_K + snr) ** _P2_GAMMA
     if prediction == "eps":
         return of_x0 / snr
-    return of_x0 / (snr + 1) if prediction == "v" else of_x0
+    return of_x0 / (sigma_data**2 * snr + 1) if prediction == "v" else of_x0
 
 
 def diffusion_loss(
@@ -123,10 +133,10 @@ def _weighted_error(
     error: ErrorKind = "l2",
 ) -> Float[Tensor, " b"]:  # fmt: skip
     """Weighted mean error of predictions, per image, in float32."""
-    alpha, sigma = denoise.schedule.level(t.float())
-    factor = weight(weighting, denoise.prediction, (alpha / sigma) ** 2).float()
+    s, (alpha, sigma) = denoise.sigma_data, denoise.schedule.level(t.float())
+    factor = weight(weighting, denoise.prediction, (alpha / sigma) ** 2, sigma_data=s).float()
     alpha, sigma = level_like(denoise.schedule, t.float(), x0)
-    off = out.float() - target(denoise.prediction, x0, eps, alpha, sigma)
+    off = out.float() - target(denoise.prediction, x0, eps, alpha, sigma, sigma_data=s)
     if error == "l1":
         return factor.sqrt() * off.abs().mean(dim=(1, 2, 3))
     return factor * off.square().mean(dim=(1, 2, 3))

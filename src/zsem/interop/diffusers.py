@@ -260,6 +260,7 @@ def _unet_config(model: ImageModel) -> dict[str, Any]:
         "its first level is not of the base width": widths[0] != net.channels,
         "its normalisations have different groups": len(groups) > 1,
         "it has a number of heads instead of channels per head": net.num_heads > 1 and net.num_head_channels is None,
+        "its prediction v has a sigma_data": config.sigma_data != 1,
         "its noise schedule is constant": config.schedule.kind == "constant",
         "its images are padded inside": model.image_shape != model.noise_shape,
     }

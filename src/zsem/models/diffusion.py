@@ -67,7 +67,7 @@ class DiffusionModel(ImageModel):
     @property
     def denoiser(self) -> NetworkDenoiser:
         """The U-Net as a denoiser, for solvers, guidance and codecs."""
-        return NetworkDenoiser(self.unet, self.schedule, self.config.prediction, self.config.learned_range)
+        return replace(super().denoiser, learned_range=self.config.learned_range)
 
     def sample(
         self,

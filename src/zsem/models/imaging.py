@@ -47,6 +47,9 @@ class ImageModel(Model):
     class Config(InputConfig):
         prediction: Literal["v", "eps", "x0"] = "v"
         """what the U-Net predicts"""
+        sigma_data: float = 1.0
+        """of prediction v: 1 for v itself, less for the image itself where there is more noise than that, which
+        networks that see large patches learn sooner (see `zsem.diffusion.denoiser.mixture`)"""
         unet: UNet.Config = field(default_factory=UNet.Config)
         """the network that removes noise"""
         schedule: NoiseSchedule.Config = field(default_factory=NoiseSchedule.Config)
@@ -57,6 +60,8 @@ class ImageModel(Model):
     ) -> None:
         """multiple: what further networks need the sides of images to be multiples of."""
         super().__init__(config)
+        if config.sigma_data <= 0 or (config.prediction != "v" and config.sigma_data != 1):
+            raise ZsemError(f"sigma_data is above 0, and 1 unless v is predicted, not {config.sigma_data:g}")
         # what the networks cannot halve is padded
         multiple = math.lcm(multiple, config.unet.multiple)
         height, width = sides(config.image_size)
@@ -75,7 +80,7 @@ class ImageModel(Model):
     @property
     def denoiser(self) -> NetworkDenoiser:
         """The U-Net as a denoiser, for solvers, guidance and codecs."""
-        return NetworkDenoiser(self.unet, self.schedule, self.config.prediction)
+        return NetworkDenoiser(self.unet, self.schedule, self.config.prediction, sigma_data=self.config.sigma_data)
 
     @property
     def bottleneck_shape(self) -> tuple[int, int, int]:

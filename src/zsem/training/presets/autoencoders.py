@@ -28,6 +28,8 @@ def published(
     )
 
 
+PATCHED = 0.1
+"""sigma_data of small networks of patches: samples without grain (docs/training-speed.md)."""
 NANO_LOOP = Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0)
 """The loop of all models of 32 px, whose training takes minutes."""
 
@@ -36,6 +38,7 @@ AUTOENCODERS: dict[str, Preset] = {
         model=DiffusionAutoencoder.Config(
             image_size=32,
             z_dim=64,
+            sigma_data=PATCHED,
             unet=UNet.Config(channels=64, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=256, patch=2),
             encoder=SemanticEncoder.Config(
                 channels=32, channel_mult=(1, 2, 4), attention_resolutions=(), patch=2, pool=2, num_res_blocks=1
@@ -49,6 +52,7 @@ AUTOENCODERS: dict[str, Preset] = {
         model=DiffusionAutoencoder.Config(
             image_size=64,
             z_dim=128,
+            sigma_data=PATCHED,
             unet=UNet.Config(channels=96, channel_mult=(1, 2), attention_resolutions=(8,), embed_channels=384, patch=4),
             encoder=SemanticEncoder.Config(
                 channels=32, channel_mult=(1, 2, 4, 4), attention_resolutions=(8,), patch=2, pool=4

@@ -16,7 +16,7 @@ from zsem.models.denoising import DiffusionObjective
 from zsem.models.diffusion import DiffusionModel
 from zsem.nets.unet import HalfUNet, UNet
 from zsem.training.loop import Loop
-from zsem.training.presets.autoencoders import AUTOENCODERS, NANO_LOOP
+from zsem.training.presets.autoencoders import AUTOENCODERS, NANO_LOOP, PATCHED
 from zsem.training.presets.preset import Preset
 
 COSINE, LINEAR = NoiseSchedule.Config(kind="cosine"), NoiseSchedule.Config()
@@ -68,13 +68,13 @@ def adm_classifier(
 
 DIFFUSION: dict[str, Preset] = {
     "nano": Preset(
-        model=DiffusionModel.Config(image_size=32, unet=AUTOENCODERS["nano"].model.unet),
+        model=DiffusionModel.Config(image_size=32, sigma_data=PATCHED, unet=AUTOENCODERS["nano"].model.unet),
         objective=DiffusionObjective.Config(),
         training=NANO_LOOP,
         recommended_images=300_000,
     ),
     "tiny": Preset(
-        model=DiffusionModel.Config(image_size=64, unet=AUTOENCODERS["tiny"].model.unet),
+        model=DiffusionModel.Config(image_size=64, sigma_data=PATCHED, unet=AUTOENCODERS["tiny"].model.unet),
         objective=DiffusionObjective.Config(),
         recommended_images=500_000,
     ),
