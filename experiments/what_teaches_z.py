@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from experiments.judge_z import Extent, judge_z, lines
+from experiments.models import in_plain_v
 from experiments.samples import at_precision
 
 from zsem import api
@@ -32,7 +33,7 @@ from zsem.training.presets import Preset, find_preset
 from zsem.values.files import write_whole
 from zsem.values.objective import Batch
 
-TINY = find_preset("tiny")
+TINY = in_plain_v(find_preset("tiny"))
 UNET = replace(TINY.model.unet, channels=64, embed_channels=256)
 
 
