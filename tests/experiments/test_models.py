@@ -5,9 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from experiments.models import Z_DIMS, ablations, finished, recipes, shared_run
+from experiments.models import Z_DIMS, ablations, finished, in_plain_v, recipes, shared_run
+from experiments.runs import Recipe, in_order, train, trained
 
+from zsem.api import load
 from zsem.training.families import FAMILIES
+from zsem.training.presets import find_preset
 from zsem.values.errors import ZsemError
 
 
@@ -20,7 +23,8 @@ def parameters(name):
 def test_the_twin_has_as_many_parameters_and_sees_as_many_images():
     assert parameters("avatars-64") < parameters("avatars-64-ddpm") < 1.02 * parameters("avatars-64")
     mine, twin = recipes()["avatars-64"], recipes()["avatars-64-ddpm"]
-    assert (mine.images, mine.data, mine.preset.training) == (twin.images, twin.data, twin.preset.training)
+    for one, other in ((mine, twin), (mine.init[1], twin.init[1])):
+        assert (one.images, one.data, one.preset.training) == (other.images, other.data, other.preset.training)
 
 
 def test_a_packaged_model_is_small_enough():
@@ -33,6 +37,27 @@ def test_a_recipe_has_a_folder_of_its_own():
     folders = {one.run("x") for one in (recipe, changed, replace(recipe, images=1), replace(recipe, conditional=False))}
     assert len(folders) == 4
     assert recipe.run("x") == replace(recipe).run("x")
+
+
+def test_a_recipe_may_begin_with_another_model_under_settings_of_its_own(tmp_path, monkeypatch, two_hundred_faces):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.runs.images_of", lambda data, cifar10: str(two_hundred_faces))
+    nano = find_preset("nano")
+    unet = replace(nano.model.unet, channels=8, channel_mult=(1,), attention_resolutions=(), embed_channels=8)
+    encoder = replace(nano.model.encoder, channels=8, channel_mult=(1, 2))
+    preset = replace(nano, model=replace(nano.model, image_size=16, z_dim=8, unet=unet, encoder=encoder))
+    first = Recipe(says="first", data="x", preset=in_plain_v(preset), images=128)
+    second = Recipe(says="second", data="x", preset=preset, images=64, init=("first", first))
+    assert list(in_order({"second": second})) == ["first", "second"]
+    assert second.run("x") != replace(second, init=("first", replace(first, images=64))).run("x")
+    train({"second": second}, None)
+    before, after = trained(first, "first", ""), trained(second, "second", "")
+    start = load(second.run("second") / "start")
+    assert [model.config.sigma_data for model in (before, start, after)] == [1.0, 0.1, 0.1]
+    for name, weight in before.state_dict().items():
+        assert torch.equal(weight, start.state_dict()[name])
+    assert after.history["iterations"] == 1
+    assert not torch.equal(after.unet.conv_out.weight, before.unet.conv_out.weight)
 
 
 def test_what_is_not_trained_is_asked_for(tmp_path, monkeypatch):
