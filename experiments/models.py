@@ -111,7 +111,12 @@ def class_judge(images: ImageSet, folder: Path) -> Judge:
 
 def package(name: str) -> None:
     """Put a trained model into the package, with the command that made it."""
-    model = finished(name)
+    model, recipe = finished(name), recipes()[name]
+    while recipe.init is not None:  # what it began with has seen images as well
+        first, recipe = recipe.init
+        earlier = trained(recipe, first, f"python -m experiments.models train {name}").history
+        for key in ("iterations", "images", "minutes"):
+            model.history[key] = round(model.history[key] + earlier[key], 2)
     model.history = {
         **model.history,
         "data": recipes()[name].data,
