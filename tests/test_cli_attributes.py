@@ -96,6 +96,9 @@ def test_grey_digits_in_class_folders_are_no_special_case(zsem, small_model, tmp
     code, out, err = zsem("bench", "edit", grey, data, *options, "--out", tmp_path / "bench", "--json")
     assert code == 0, err
     assert list(json.loads(out)["attributes"]) == ["3"] and told == [("0", "1", "2", "3")]
+    page = (tmp_path / "bench" / "report.html").read_text("utf-8")  # of photographs nobody knows the truth
+    assert "edits seen</" in page and "MSE to truth</" not in page
+    assert "Originals, and edits of them." in page
 
 
 def test_a_judge_and_a_vae_are_compared_with(zsem, trained, two_classes, tmp_path, monkeypatch):

@@ -227,3 +227,4 @@ def test_the_command_writes_a_page_and_figures(zsem, model, semantics, judge, im
     assert len(list((tmp_path / "out" / "attributes").iterdir())) == len(figures)  # what a stopped command goes on from
     assert len(figures) > 1
     assert all(name.replace("_", " ") in page for name in figures)
+    assert "MSE to truth</" in page and "beside the true counterfactuals." in page

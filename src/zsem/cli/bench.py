@@ -82,9 +82,10 @@ class BenchEdit(Command):
 
 
 def table(methods: Mapping[str, Mapping[str, Any]], first: str = "method") -> list[dict[str, str]]:
-    """A row for each method."""
+    """A row for each method, with the figures that any of them has: without counterfactuals there is no truth."""
+    known = {key: says for key, says in COLUMNS.items() if any(f[key] is not None for f in methods.values())}
     return [
-        {first: method, **{says: text(key, figures[key]) for key, says in COLUMNS.items()}}
+        {first: method, **{says: text(key, figures[key]) for key, says in known.items()}}
         for method, figures in methods.items()
     ]
 
@@ -102,13 +103,15 @@ def sections(results: Sequence[AttributeResult], figures: Mapping[str, Any]) -> 
     pages = [section("All attributes", figures["mean"], text=["Means over the attributes; the default is set off."])]
     for result in results:
         sheet = grid(*map(displayable, result.pictures.values()), captions=list(result.pictures), scale=2)
+        true = " beside the true counterfactuals" if "truth" in result.pictures else " of them"
+        caption = f"Originals, and edits{true}."
         n, monotone = result.methods[DEFAULT].n, result.monotonicity
         pages.append(
             section(
                 result.name.replace("_", " "),
                 figures["attributes"][result.name]["methods"],
                 text=[f"{n} images."] if monotone is None else [f"{n} images. {RANKED}: {monotone:.2f}."],
-                pictures=[Picture(image=sheet, caption="Originals, edits, and the true counterfactuals.")],
+                pictures=[Picture(image=sheet, caption=caption)],
             )
         )
     return pages
