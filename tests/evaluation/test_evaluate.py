@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from zsem.evaluation import evaluate as evaluation
+from zsem.evaluation.bench_edit import AttributeResult
 from zsem.evaluation.chapters import edits, sampling
 from zsem.evaluation.evaluate import CHAPTERS, NAMES, as_json, evaluate
 from zsem.evaluation.findings import Finding, as_text
 from zsem.evaluation.page import TERMS, write_evaluation
 from zsem.evaluation.study import Amounts, Study
+from zsem.metrics.editing import EditFigures
 from zsem.metrics.health import health_of_z
 from zsem.metrics.reconstruction import Reconstruction
 from zsem.models.diffusion import DiffusionModel
@@ -263,6 +265,22 @@ def test_a_conditional_model_is_asked_for_its_classes(discs, tmp_path):
     assert "two classes" in evaluated.left_out["interpolation"]
     others = study_of(model, replace(grey, class_names=["a", "b"]), tmp_path)
     assert "not in folders of its classes" in evaluate(others, only=["reconstruction"]).left_out["reconstruction"]
+
+
+def test_leakage_is_no_merit_of_edits_that_nobody_sees():
+    seen = EditFigures(
+        n=9, change=0.6, hit=0.8, before=0.1, leakage=0.05, requested=0.2, outside=None, error=None, unedited=None,
+        nearer=None,
+    )  # fmt: skip
+    unseen = replace(seen, change=0.01, hit=0.1, leakage=0.0)
+    said = [
+        [sentence.text for sentence in edits.verdict([
+            AttributeResult(name="hat", methods={edits.DEFAULT: figures}, intervals={}, monotonicity=None, pictures={})
+        ])]
+        for figures in (seen, unseen)
+    ]  # fmt: skip
+    assert "the others change 0.05 times as much" in said[0][1] and len(said[0]) == 2
+    assert said[1][1:] == ["Not even every second edit is seen of: hat."]
 
 
 def test_without_a_prior_the_command_that_makes_one_is_told(evaluated):

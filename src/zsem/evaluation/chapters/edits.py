@@ -86,7 +86,7 @@ def verdict(results: Sequence[AttributeResult]) -> list[Sentence]:
         f"{hit:.0%} of the images ({before:.0%} looked so before).",
     )]  # fmt: skip
     leaks = [f.leakage for f in ours if f.leakage is not None]
-    if leaks:
+    if leaks and grade != "poor":  # edits that are not seen change nothing else either, which is no merit
         mean = float(np.mean(leaks))
         said.append(Sentence(
             grade="good" if mean < 0.3 else "fair" if mean < 1 else "poor",

@@ -29,7 +29,7 @@ def published(
 
 
 PATCHED = 0.1
-"""sigma_data of small networks of patches: samples without grain (docs/training-speed.md)."""
+"""sigma_data of small networks of patches: less grain in samples (`python -m experiments.sigma_data`)."""
 NANO_LOOP = Loop.Config(learning_rate=1e-3, warmup=100, checkpoint_minutes=1.0, picture_minutes=1.0)
 """The loop of all models of 32 px, whose training takes minutes."""
 
