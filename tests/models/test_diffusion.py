@@ -69,6 +69,28 @@ def test_images_survive_inversion(plain, tmp_path):
     assert ((decoded - (images / 127.5 - 1)) / 2).square().mean() < 1e-10
 
 
+def test_a_sigma_data_changes_the_prediction_and_is_kept(plain, tmp_path):
+    model = DiffusionModel(replace(PLAIN, sigma_data=0.1))
+    model.load_state_dict(plain.state_dict())
+    made, plainly = (one.sample(2, steps=3) for one in (model, plain))
+    assert not torch.allclose(made, plainly, atol=1e-2)
+    assert torch.equal(Model.from_pretrained(model.save(tmp_path)).sample(2, steps=3), made)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    torch.testing.assert_close(model.decode(model.invert(images)), images, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sigma_data": 0.0}, "sigma_data must be above 0, not 0"),
+        ({"sigma_data": 0.1, "prediction": "eps"}, "sigma_data 0.1 is for prediction v: set it to 1 for eps"),
+    ],
+)
+def test_a_sigma_data_that_cannot_be(changes, sentence):
+    with pytest.raises(ZsemError, match=sentence):
+        DiffusionModel(replace(PLAIN, **changes))
+
+
 def test_classes_reach_the_network(with_classes):
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     codes = with_classes.invert(images, classes=[0, 2], batch_size=1)

@@ -60,8 +60,12 @@ class ImageModel(Model):
     ) -> None:
         """multiple: what further networks need the sides of images to be multiples of."""
         super().__init__(config)
-        if config.sigma_data <= 0 or (config.prediction != "v" and config.sigma_data != 1):
-            raise ZsemError(f"sigma_data is above 0, and 1 unless v is predicted, not {config.sigma_data:g}")
+        if config.sigma_data <= 0:
+            raise ZsemError(f"sigma_data must be above 0, not {config.sigma_data:g}")
+        if config.prediction != "v" and config.sigma_data != 1:
+            raise ZsemError(
+                f"sigma_data {config.sigma_data:g} is for prediction v: set it to 1 for {config.prediction}"
+            )
         # what the networks cannot halve is padded
         multiple = math.lcm(multiple, config.unet.multiple)
         height, width = sides(config.image_size)
