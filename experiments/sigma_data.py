@@ -10,6 +10,8 @@ the prediction of x0 by noise level; what linear probes read off z. 1 is v itsel
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from torch import Tensor
 from zsem.data.images import ImageSet, load_images
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
 from zsem.evaluation.keeping import digest
+from zsem.metrics.samples import Distribution
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.imaging import evaluation
 from zsem.models.walking import Walking
@@ -66,15 +69,17 @@ def predicted(model: DiffusionAutoencoder, z: Tensor, x0: Tensor) -> dict[str, f
     return errors
 
 
-def judged(model: DiffusionAutoencoder, images: ImageSet, number: int) -> dict[str, Any]:
-    """All figures of one model."""
+def judged(
+    model: DiffusionAutoencoder, images: ImageSet, number: int, reference: Callable[[], Distribution]
+) -> dict[str, Any]:
+    """All figures of one model; `reference` gives the training faces that samples are compared with."""
     held_out = images.held_out().limit(number)
     z = model.encode(held_out, noise=False, batch_size=BATCH).z
     with at_precision(model.device):
         made = model.decode(model.codes(z), walking=DECODED, batch_size=BATCH).clamp(-1, 1)
     few = slice(4 * BATCH)
     return {
-        **judged_set(reference_of(images, load_efficientnet_lite0()), made.split(BATCH), 1),
+        **judged_set(reference(), made.split(BATCH), 1),
         "grain": grain(made), "x0": predicted(model, z[few], from_uint8(held_out.pixels[few])),
         "probes": probes(model, images),
     }  # fmt: skip
@@ -90,11 +95,14 @@ def main() -> None:
     recipes = {f"nano-s{value:g}": recipe_of(value, given.images) for value in given.values}
     train(recipes, None)
     images = load_images(images_of("avatars-64", None), size=find_preset("nano").model.image_size)
-    models = [trained(recipe, name, __doc__, DiffusionAutoencoder) for name, recipe in recipes.items()]
+    reference = functools.cache(lambda: reference_of(images, load_efficientnet_lite0()))
+    models = [
+        trained(recipe, name, f"python -m experiments.{NAME}", DiffusionAutoencoder) for name, recipe in recipes.items()
+    ]
     found = {
         name: kept(
             given.out / "cells" / digest([model.stamp, given.number]) / f"{name}.json",
-            lambda model=model: judged(model, images, given.number),
+            lambda model=model: judged(model, images, given.number, reference),
         )
         for name, model in zip(recipes, models, strict=True)
     }

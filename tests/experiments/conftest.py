@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from zsem.models.vae import VariationalAutoencoder
 from zsem.nets.encoder import SemanticEncoder
 from zsem.nets.unet import UNet
 from zsem.nets.vae import Decoder
+from zsem.training.presets import Preset, find_preset
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,15 @@ def model(small_model) -> DiffusionAutoencoder:
             if "embed_z" in name:
                 parameter.mul_(10)
     return model
+
+
+@pytest.fixture
+def small_nano() -> Preset:
+    """The preset `nano` with networks of the least size, for 16 px."""
+    nano = find_preset("nano")
+    unet = replace(nano.model.unet, channels=8, channel_mult=(1,), attention_resolutions=(), embed_channels=8)
+    encoder = replace(nano.model.encoder, channels=8, channel_mult=(1, 2))
+    return replace(nano, model=replace(nano.model, image_size=16, z_dim=8, unet=unet, encoder=encoder))
 
 
 @pytest.fixture(scope="session")

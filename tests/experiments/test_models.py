@@ -10,7 +10,6 @@ from experiments.runs import Recipe, in_order, train, trained
 
 from zsem.api import load
 from zsem.training.families import FAMILIES
-from zsem.training.presets import find_preset
 from zsem.values.errors import ZsemError
 
 
@@ -39,15 +38,13 @@ def test_a_recipe_has_a_folder_of_its_own():
     assert recipe.run("x") == replace(recipe).run("x")
 
 
-def test_a_recipe_may_begin_with_another_model_under_settings_of_its_own(tmp_path, monkeypatch, two_hundred_faces):
+def test_a_recipe_may_begin_with_another_model_under_settings_of_its_own(
+    tmp_path, monkeypatch, two_hundred_faces, small_nano
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("experiments.runs.images_of", lambda data, cifar10: str(two_hundred_faces))
-    nano = find_preset("nano")
-    unet = replace(nano.model.unet, channels=8, channel_mult=(1,), attention_resolutions=(), embed_channels=8)
-    encoder = replace(nano.model.encoder, channels=8, channel_mult=(1, 2))
-    preset = replace(nano, model=replace(nano.model, image_size=16, z_dim=8, unet=unet, encoder=encoder))
-    first = Recipe(says="first", data="x", preset=in_plain_v(preset), images=128)
-    second = Recipe(says="second", data="x", preset=preset, images=64, init=("first", first))
+    first = Recipe(says="first", data="x", preset=in_plain_v(small_nano), images=128)
+    second = Recipe(says="second", data="x", preset=small_nano, images=64, init=("first", first))
     assert list(in_order({"second": second})) == ["first", "second"]
     assert second.run("x") != replace(second, init=("first", replace(first, images=64))).run("x")
     train({"second": second}, None)

@@ -29,14 +29,10 @@ def test_models_differ_in_sigma_data_alone():
     assert replace(one.preset, model=other.preset.model) == other.preset
 
 
-def test_the_command_trains_judges_and_goes_on(two_hundred_faces, tmp_path, monkeypatch, capsys):
+def test_the_command_trains_judges_and_goes_on(two_hundred_faces, small_nano, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    nano = find_preset("nano")
-    unet = replace(nano.model.unet, channels=8, channel_mult=(1,), attention_resolutions=(), embed_channels=8)
-    encoder = replace(nano.model.encoder, channels=8, channel_mult=(1, 2))
-    small = replace(nano, model=replace(nano.model, image_size=16, z_dim=8, unet=unet, encoder=encoder))
     network = functools.partial(load_efficientnet_lite0, size=32)
-    monkeypatch.setattr("experiments.sigma_data.find_preset", lambda name: small)
+    monkeypatch.setattr("experiments.sigma_data.find_preset", lambda name: small_nano)
     monkeypatch.setattr("experiments.sigma_data.load_efficientnet_lite0", network)
     monkeypatch.setattr("experiments.samples.RESAMPLES", 5)
     for room in ("runs", "sigma_data"):

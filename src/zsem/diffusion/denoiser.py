@@ -63,7 +63,7 @@ class NetworkDenoiser:
         if self.prediction == "v" and self.sigma_data != 1:
             k, q, r = mixture(alpha, sigma, self.sigma_data)
             x0, eps = self.sigma_data * q / r * x_t - k * out, (k * x_t + alpha * out) / r
-        elif self.prediction == "v":
+        elif self.prediction == "v":  # in v's own terms, so that stored codes decode to the same bits as ever
             x0, eps = alpha * x_t - sigma * out, alpha * out + sigma * x_t
         elif self.prediction == "eps":
             x0, eps = (x_t - sigma * out) / alpha, out
