@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from experiments.priors import SMALL, latent_ddim, mixture
 from experiments.runs import RUNS
-from experiments.samples import at_precision, precision_of
+from experiments.samples import at_precision, compile_to_sample, precision_of
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from PIL import Image
 from torch import Tensor
@@ -221,6 +221,7 @@ def main() -> None:
     prior = mixture(faces) if given.prior == "mixture" else latent_ddim(faces, SMALL, quick=given.quick)
     rows = {name: ROWS[name] for name in given.rows or (QUICK_ROWS if given.quick else ROWS)}
     study = Study(faces, prior, number=given.number, steps=steps, quick=given.quick)
+    compile_to_sample(faces.autoencoder.unet, given.number)
     precision = precision_of(faces.autoencoder.device)
     stamp = faces.stamp(
         faces.autoencoder, prior, study.judge, number=given.number, steps=steps, precision=precision

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from experiments.priors import SMALL, latent_ddim, mixture
-from experiments.samples import SETS, at_precision, judged_set, precision_of, reference_of, shown
+from experiments.samples import SETS, at_precision, compile_to_sample, judged_set, precision_of, reference_of, shown
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
 from jaxtyping import Float
 from PIL import Image
@@ -245,6 +245,8 @@ def main() -> None:
     if not rows:
         parser.error(f"rows by UniPC-2 have at most {FEW} steps")
     study = Study(faces, given.number)
+    for model in (faces.autoencoder, faces.twin):
+        compile_to_sample(model.unet, given.number)
     precision = precision_of(faces.autoencoder.device)
     stamp = faces.stamp(faces.autoencoder, faces.twin, latent, gaussians, number=given.number, precision=precision)
     cells = fill(given.out / "cells" / stamp, cells_of(study, rows, all_sets))

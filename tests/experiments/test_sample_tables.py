@@ -2,12 +2,15 @@
 
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from experiments.samples import at_precision
+from experiments.samples import at_precision, compile_to_sample
 from experiments.table4 import Watched
+from torch import nn
+from torch._dynamo.utils import counters
 
 from zsem import api
 from zsem.data.images import load_images
@@ -16,6 +19,7 @@ from zsem.metrics.distribution import FrechetDistance
 from zsem.metrics.samples import features_of
 from zsem.models.prior import Prior
 from zsem.nets.features import load_efficientnet_lite0
+from zsem.training.machine import bf16_is_fast
 
 NETWORK = functools.partial(load_efficientnet_lite0, size=32)
 
@@ -30,6 +34,36 @@ def coarse(monkeypatch):
     """The same network of features on images of 32 px, which is sixteen times quicker."""
     for name in ("table4", "latent_ablation"):
         monkeypatch.setattr(f"experiments.{name}.load_efficientnet_lite0", NETWORK)
+
+
+class TwoConvolutions(nn.Module):
+    """Ours cannot be compiled where a test has their types checked."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.two(torch.nn.functional.silu(self.one(x)))
+
+
+@pytest.mark.skipif(not (bf16_is_fast(torch.device("cpu")) and shutil.which("g++")), reason="nothing is compiled")
+def test_a_compiled_network_answers_as_before(monkeypatch):
+    monkeypatch.setattr("experiments.samples.WORTH_COMPILING", 5)
+    torch.manual_seed(0)
+    network = TwoConvolutions()
+    images = torch.randn(4, 3, 16, 16)
+
+    def answer():
+        with torch.no_grad(), at_precision(torch.device("cpu")):
+            return network(images).float()
+
+    before = answer()
+    compile_to_sample(network, 4)
+    assert torch.equal(answer(), before) and not counters["stats"]["unique_graphs"]
+    compile_to_sample(network, 5)
+    torch.testing.assert_close(answer(), before, atol=0.02, rtol=0.02)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_what_is_watched_gives_the_same_and_keeps_it(faces):
