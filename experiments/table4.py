@@ -8,7 +8,8 @@ FD-EffLite0 and KID to 5,000 training faces at T = 10, 20, 50, 100: three sets o
 many images. Ours draws z from the latent DDIM or from the mixture, fitted to the z of all training faces; the row
 "+ autoencoding" has the z of held-out faces: what a perfect prior would give. Rows by DDIM are as in the paper, with T
 steps of the latent DDIM too; those by UniPC-2, which needs few, are made in up to 10, z drawn in 100 steps of the
-latent DDIM, whatever T: T counts evaluations of the U-Net.
+latent DDIM, whatever T: T counts evaluations of the U-Net. The last of them end with the x0 predicted at timestep 100,
+without the steps whose noise small networks leave as grain.
 """
 
 from __future__ import annotations
@@ -39,26 +40,30 @@ QUICK_SETS = {2: 2, 3: 1}
 REAL, BASELINE = "real", "twin"
 FEW = 10
 """Steps of UniPC-2 at most: it has all but converged there."""
-SOLVERS: dict[str, dict[str, Any]] = {
-    "ddim": {"solver": "ddim", "spacing": "uniform"},
-    "unipc": {"solver": "unipc", "spacing": "logsnr"},
+CLEANEST = 100
+"""The timestep where rows of that name end."""
+SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "": ("", {"solver": "ddim", "spacing": "uniform"}),
+    "-unipc": (", UniPC-2", {"solver": "unipc", "spacing": "logsnr"}),
+    "-unipc-100": (f", UniPC-2 to {CLEANEST}", {"solver": "unipc", "spacing": "logsnr", "cleanest": CLEANEST}),
 }
+"""Ways to walk by the end of a row's name: what is said of them, and the settings of `Walking`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A way to make samples.
 
-    says: what it is. solver: of SOLVERS. z: draws codes, so many, from a seed and T; None for the twin.
+    says: what it is. walk: settings of `Walking`. z: draws codes, so many, from a seed and T; None for the twin.
     """
 
     says: str
-    solver: str
+    walk: Mapping[str, Any]
     z: Callable[[int, int, int], Float[Tensor, "n d"]] | None = None
 
     def sets(self, all_sets: Mapping[int, int]) -> dict[int, int]:
         """Sets of samples by T, of those that this row has."""
-        return {T: sets for T, sets in all_sets.items() if self.solver == "ddim" or T <= FEW}
+        return {T: sets for T, sets in all_sets.items() if self.walk["solver"] == "ddim" or T <= FEW}
 
 
 class Watched:
@@ -92,15 +97,16 @@ def rows_of(faces: Faces, latent: Prior, gaussians: Prior) -> dict[str, Row]:
     def real(number: int, seed: int, steps: int) -> Tensor:
         return of_held_out()[torch.arange(number) % len(of_held_out())]
 
+    sources = {
+        BASELINE: ("DDIM baseline (twin)", None, None),
+        "latent": ("ours, latent DDIM", drawn, drawn_well),
+        "mixture": ("ours, mixture", mixed, mixed),
+        "autoencoding": ("+ autoencoding", real, real),
+    }
     return {
-        BASELINE: Row(says="DDIM baseline (twin)", solver="ddim"),
-        "latent": Row(says="ours, latent DDIM", solver="ddim", z=drawn),
-        "mixture": Row(says="ours, mixture", solver="ddim", z=mixed),
-        "autoencoding": Row(says="+ autoencoding", solver="ddim", z=real),
-        "twin-unipc": Row(says="twin, UniPC-2", solver="unipc"),
-        "latent-unipc": Row(says="ours, latent DDIM, UniPC-2", solver="unipc", z=drawn_well),
-        "mixture-unipc": Row(says="ours, mixture, UniPC-2", solver="unipc", z=mixed),
-        "autoencoding-unipc": Row(says="+ autoencoding, UniPC-2", solver="unipc", z=real),
+        name + end: Row(says="twin" + how if end and z is None else says + how, walk=walk, z=z_well if end else z)
+        for end, (how, walk) in SOLVERS.items()
+        for name, (says, z, z_well) in sources.items()
     }
 
 
@@ -133,7 +139,7 @@ class Study:
 
     def samples(self, row: Row, steps: int, seed: int, number: int | None = None) -> Iterator[Tensor]:
         """Samples batch by batch, clipped to [-1, 1]."""
-        model, number, how = self.faces.autoencoder, number or self.number, SOLVERS[row.solver]
+        model, number, how = self.faces.autoencoder, number or self.number, row.walk
         z = None if row.z is None else row.z(number, seed, steps)
         for first in range(0, number, BATCH):
             some = range(first, min(first + BATCH, number))
@@ -214,9 +220,10 @@ def verdicts(rows: Mapping[str, Row], found: Sets) -> list[str]:
     many = max(found[BASELINE])
     lines = []
     for name in found:
-        if name in {BASELINE, "autoencoding", "autoencoding-unipc", "twin-unipc"}:
+        source, dash, how = name.partition("-")
+        if source not in {"latent", "mixture"}:
             continue
-        rival = BASELINE if rows[name].solver == "ddim" or "twin-unipc" not in found else "twin-unipc"
+        rival = BASELINE + dash + how if BASELINE + dash + how in found else BASELINE
         few, above = min(found[name]), [T for T in found[name] if mean(name, T) >= mean(rival, T)]
         of = ", ".join(map(str, found[name]))
         lines.append(f"- {rows[name].says}: FD below that of {rows[rival].says} at {len(found[name]) - len(above)} of "

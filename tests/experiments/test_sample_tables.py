@@ -79,11 +79,11 @@ def test_table_4_judges_samples_of_all_rows_and_goes_on(command, runs, faces, tm
     monkeypatch.setattr("experiments.priors.ITERATIONS", 3)
     monkeypatch.setattr("experiments.table4.SETS", {2: 2, 3: 1})
     monkeypatch.setattr("experiments.samples.RESAMPLES", 5)
-    words = ["--number", 6, "--rows", "twin", "latent", "mixture", "autoencoding", "latent-unipc"]
+    words = ["--number", 6, "--rows", "twin", "latent", "mixture", "autoencoding", "latent-unipc", "mixture-unipc-100"]
     out = command("table4", *words)
     figures = json.loads((out / "table4.json").read_text())
     text = (out / "table4.md").read_text()
-    assert len(figures) == 1 + 1 + 5 * 3 and "only 6 made" in text
+    assert len(figures) == 1 + 1 + 6 * 3 and "only 6 made" in text
     assert figures["mixture-2-0"]["frechet"] != figures["mixture-2-1"]["frechet"]
     mean = np.mean([figures[f"twin-2-{seed}"]["frechet"] for seed in (0, 1)])
     (row,) = [line for line in text.splitlines() if line.startswith("| DDIM baseline (twin) | ") and "±" in line][:1]
