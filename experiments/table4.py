@@ -45,7 +45,7 @@ CLEANEST = 100
 SOLVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "": ("", {"solver": "ddim", "spacing": "uniform"}),
     "-unipc": (", UniPC-2", {"solver": "unipc", "spacing": "logsnr"}),
-    "-unipc-100": (f", UniPC-2 to {CLEANEST}", {"solver": "unipc", "spacing": "logsnr", "cleanest": CLEANEST}),
+    f"-unipc-{CLEANEST}": (f", UniPC-2 to {CLEANEST}", {"solver": "unipc", "spacing": "logsnr", "cleanest": CLEANEST}),
 }
 """Ways to walk by the end of a row's name: what is said of them, and the settings of `Walking`."""
 
@@ -220,10 +220,11 @@ def verdicts(rows: Mapping[str, Row], found: Sets) -> list[str]:
     many = max(found[BASELINE])
     lines = []
     for name in found:
-        source, dash, how = name.partition("-")
+        source = name.partition("-")[0]
         if source not in {"latent", "mixture"}:
             continue
-        rival = BASELINE + dash + how if BASELINE + dash + how in found else BASELINE
+        alike = BASELINE + name.removeprefix(source)
+        rival = alike if alike in found else BASELINE
         few, above = min(found[name]), [T for T in found[name] if mean(name, T) >= mean(rival, T)]
         of = ", ".join(map(str, found[name]))
         lines.append(f"- {rows[name].says}: FD below that of {rows[rival].says} at {len(found[name]) - len(above)} of "
