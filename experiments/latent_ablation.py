@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from experiments.compiling import compile_network
 from experiments.priors import SMALL, latent_ddim, latent_preset
-from experiments.samples import at_precision, compile_to_sample, judged_set, precision_of, reference_of, shown
+from experiments.samples import at_precision, judged_set, precision_of, reference_of, shown
 from experiments.tables import QUICK, Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from jaxtyping import Float
 from torch import Tensor
@@ -118,7 +119,7 @@ def main() -> None:
     given = extent_of(parser_of(NAME, __doc__, number=1000, what="faces that are decoded for each"))
     faces = Faces(given)
     study = Study(faces, given.number, quick=given.quick)
-    compile_to_sample(faces.autoencoder.unet, given.number)
+    compile_network(faces.autoencoder.unet, given.number)
     priors = {
         f"{layers}-{error}": latent_ddim(faces, latent_preset(layers, error), quick=given.quick)
         for layers in LAYERS

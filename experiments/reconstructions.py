@@ -30,8 +30,8 @@ MEASURES = {"SSIM": ".3f", "ST-LPIPS": ".3f", "MSE": ".2e"}
 """What is measured, and how it is written."""
 STEPS = (10, 20, 50, 100)
 """T of the paper's tables."""
-SEEDS = 3
-"""Sets of fresh x_T."""
+SEEDS, FEW_STEPS = 3, 20
+"""Sets of fresh x_T up to so many steps; beyond them there is one."""
 BATCH, PICTURED = 50, 8
 
 
@@ -68,19 +68,20 @@ class Way:
     """From images to images.
 
     says: what it is. dims: length of its code. passes: evaluations of a network per step, 0 where there are no steps.
-    decode: takes images, steps and a seed. sets: how many seeds.
+    decode: takes images, steps and a seed. drawn: whether the seed counts.
     """
 
     says: str
     dims: int
     passes: int
     decode: Callable[[ImageSet, int, int], Tensor]
-    sets: int = 1
+    drawn: bool = False
 
     def keys(self, name: str, all_steps: Sequence[int]) -> dict[int, list[str]]:
         """Names of its cells by number of steps; 0 stands for none."""
         steps_of_it = all_steps if self.passes else [0]
-        return {steps: [f"{name}-{steps}-{seed}" for seed in range(self.sets)] for steps in steps_of_it}
+        sets = {steps: SEEDS if self.drawn and steps <= FEW_STEPS else 1 for steps in steps_of_it}
+        return {steps: [f"{name}-{steps}-{seed}" for seed in range(n)] for steps, n in sets.items()}
 
 
 def by_z(model: DiffusionAutoencoder) -> Way:
@@ -90,7 +91,7 @@ def by_z(model: DiffusionAutoencoder) -> Way:
         codes = model.encode(images, noise=False, batch_size=BATCH)
         return model.decode(with_fresh_noise(model, codes, steps=steps, seed=seed), batch_size=BATCH)
 
-    return Way(says="autoencoder, random x_T", dims=model.config.z_dim, passes=1, decode=decode, sets=SEEDS)
+    return Way(says="autoencoder, random x_T", dims=model.config.z_dim, passes=1, decode=decode, drawn=True)
 
 
 def by_noise(model: DiffusionAutoencoder, codec: str) -> Way:

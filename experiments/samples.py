@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch._inductor.config as inductor
 from experiments.tables import spread, within
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsem.data.images import ImageSet
 from zsem.data.pixels import from_uint8
@@ -22,8 +20,6 @@ SETS = {10: 3, 20: 3, 50: 1, 100: 1}
 RESAMPLES = 200
 REFERENCE = 5000
 """Real images that samples are compared with."""
-WORTH_COMPILING = 200
-"""So many sampled images take longer than compiling what makes them."""
 
 
 def precision_of(device: torch.device) -> str:
@@ -34,19 +30,6 @@ def precision_of(device: torch.device) -> str:
 def at_precision(device: torch.device) -> torch.autocast:
     """Networks in bf16 where the hardware computes it; not for codes that must decode to what was encoded."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16_is_fast(device))
-
-
-def compile_to_sample(network: nn.Module, images: int) -> None:
-    """Compile a network for calls under `at_precision` and no_grad: a quarter faster on a CPU, after a minute.
-
-    Its weights are laid out anew and copied as constants, hence it must not be trained any more. Nothing happens for a
-    few images, without hardware for bf16 or a C++ compiler, nor on a GPU, which was not measured.
-    """
-    device = next(network.parameters()).device
-    if images >= WORTH_COMPILING and device.type == "cpu" and bf16_is_fast(device) and shutil.which("g++"):
-        inductor.freezing = True  # for the process: as an option of one network, tracing does not see it
-        network.to(memory_format=torch.channels_last)
-        network.compile(dynamic=False)
 
 
 def reference_of(images: ImageSet, network: FeatureNetwork) -> Distribution:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from experiments.compiling import compile_network, uncompiled
 from experiments.models import Z_DIMS, finished
 from experiments.reconstructions import MEASURES, SEEDS, Way, by_noise, by_z, cells_of, components_of, drawn, rows_of
 from experiments.tables import Cell, Faces, beside, extent_of, fill, parser_of, publish, table, within
@@ -71,6 +72,8 @@ def main() -> None:
     else:
         models = [finished(f"avatars-64-z{dims}", DiffusionAutoencoder) for dims in Z_DIMS]
     images, distance = faces.held_out(given.number), load_stlpips()
+    for model in models:
+        compile_network(model.unet, len(images))
     all_ways = {str(model.config.z_dim): ways_of(model) for model in models}
     cells = {}
     for model, (dims, ways) in zip(models, all_ways.items(), strict=True):
@@ -83,9 +86,9 @@ def main() -> None:
         rows += [[dims, *row] for row in rows_of(ways, own, [steps])]
     of_probes = {dims: found[f"{dims}-probes"] for dims in all_ways}
     first = next(iter(of_probes.values()))
-    save_png(
-        beside({f"z of {dims}": drawn(ways, images, steps) for dims, ways in all_ways.items()}), given.out / "z.png"
-    )
+    with uncompiled():
+        sheets = {f"z of {dims}": drawn(ways, images, steps) for dims, ways in all_ways.items()}
+    save_png(beside(sheets), given.out / "z.png")
     lines = [
         "# Length of z",
         f"{len(images):,} held-out faces; each model saw {models[0].history.get('images', 0):,} images in training. "

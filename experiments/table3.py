@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments.compiling import compile_network, uncompiled
 from experiments.priors import SMALL, latent_ddim, mixture
 from experiments.runs import RUNS
-from experiments.samples import at_precision, compile_to_sample, precision_of
+from experiments.samples import at_precision, precision_of
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from PIL import Image
 from torch import Tensor
@@ -221,13 +222,14 @@ def main() -> None:
     prior = mixture(faces) if given.prior == "mixture" else latent_ddim(faces, SMALL, quick=given.quick)
     rows = {name: ROWS[name] for name in given.rows or (QUICK_ROWS if given.quick else ROWS)}
     study = Study(faces, prior, number=given.number, steps=steps, quick=given.quick)
-    compile_to_sample(faces.autoencoder.unet, given.number)
+    compile_network(faces.autoencoder.unet, given.number)
     precision = precision_of(faces.autoencoder.device)
     stamp = faces.stamp(
         faces.autoencoder, prior, study.judge, number=given.number, steps=steps, precision=precision
     )  # fmt: skip
     found = fill(given.out / "cells" / stamp, cells_of(study, rows, attributes, draws))
-    save_png(draw(study, rows, attributes), given.out / "samples.png")
+    with uncompiled():
+        save_png(draw(study, rows, attributes), given.out / "samples.png")
     judge = {name: study.judge.history["auroc"].get(name) for name in attributes}
     lines = [
         "# Few-shot conditional samples",

@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from experiments.compiling import compile_network, uncompiled
 from experiments.priors import SMALL, latent_ddim, mixture
-from experiments.samples import SETS, at_precision, compile_to_sample, judged_set, precision_of, reference_of, shown
+from experiments.samples import SETS, at_precision, judged_set, precision_of, reference_of, shown
 from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
 from jaxtyping import Float
 from PIL import Image
@@ -254,7 +255,7 @@ def main() -> None:
         parser.error(f"rows by UniPC-2 have at most {FEW} steps")
     study = Study(faces, given.number)
     for model in (faces.autoencoder, faces.twin):
-        compile_to_sample(model.unet, given.number)
+        compile_network(model.unet, given.number)
     precision = precision_of(faces.autoencoder.device)
     stamp = faces.stamp(faces.autoencoder, faces.twin, latent, gaussians, number=given.number, precision=precision)
     cells = fill(given.out / "cells" / stamp, cells_of(study, rows, all_sets))
@@ -262,7 +263,8 @@ def main() -> None:
         name: {T: [cells[f"{name}-{T}-{seed}"] for seed in range(sets)] for T, sets in row.sets(all_sets).items()}
         for name, row in rows.items()
     }
-    save_png(draw(study, rows, min(all_sets)), given.out / "samples.png")
+    with uncompiled():
+        save_png(draw(study, rows, min(all_sets)), given.out / "samples.png")
     lines = [
         "# Unconditional samples",
         f"FD-EffLite0 of {given.number:,} samples to {cells[REAL]['n_reference']:,} training faces: mean and standard "
