@@ -40,8 +40,8 @@ class HspaceIntervals(Command):
     """only so many images"""
     steps: int = 100
     """noise levels"""
-    codec: Literal["exact", "ddim"] = "exact"
-    """how images are inverted"""
+    codec: Literal["ddim", "exact"] = "ddim"
+    """how images are inverted; the curves of exact swing from level to level"""
     distance: Literal["auto", "stlpips", "rms"] = "auto"
     """between images: ST-LPIPS, or the root mean square; auto takes ST-LPIPS for RGB images of 64 px and more"""
     similarity: float = 1.0

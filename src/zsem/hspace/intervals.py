@@ -155,7 +155,7 @@ def measure(
     distance: Distance,
     *,
     name: str,
-    codec: Literal["exact", "ddim"] = "exact",
+    codec: Literal["ddim", "exact"] = "ddim",
     steps: int = 100,
     classes: Classes = None,
     batch_size: int = 16,
@@ -164,8 +164,8 @@ def measure(
     """Curves over images on their way to noise.
 
     distance: of two batches of images; states and predictions are given as they are, not clipped. name: of it.
-    codec: "exact" (O-BELM) or "ddim", which the paper has; steps: noise levels (published: 1000), one evaluation of
-        the network and two of the distance each.
+    codec: "ddim", which the paper has, or "exact" (O-BELM), whose curves swing from level to level.
+    steps: noise levels (published: 1000), one evaluation of the network and two of the distance each.
     Other arguments and errors as for `collect`.
     """
     inputs = model.read(images)
