@@ -82,14 +82,15 @@ def test_from_positive_and_unlabelled_examples(zsem, run, data, tmp_path, method
     assert 0 < figures["acceptance"] < 1 and len(list((tmp_path / "images").iterdir())) == 3
 
 
-def test_more_power_is_asked_of_more_samples(zsem, run, data, tmp_path):
-    args = ("fewshot", run, "--positive", data / "light", "--negative", data / "dark", "-n", 2, "--steps", 2)
-    shares = []
-    for power in (1, 4):
-        code, out, err = zsem(*args, "--power", power, "--class-prior", 0.5, "--out", tmp_path / str(power), "--json")
+def test_the_surest_draw_becomes_another_image(zsem, run, data, tmp_path):
+    args = ("fewshot", run, "--positive", data / "light", "--negative", data / "dark", "-n", 1, "--steps", 2)
+    made = set()
+    for surest in (1, 20):
+        code, out, err = zsem(*args, "--surest", surest, "--class-prior", 0.5, "--out", tmp_path / "made", "--json")
         assert code == 0, err
-        shares.append(json.loads(out)["acceptance"])
-    assert shares[1] < shares[0]
+        assert json.loads(out)["surest"] == surest
+        made.add((tmp_path / "made" / "sample.png").read_bytes())
+    assert len(made) == 2
 
 
 def test_by_default_it_lies_in_the_run_and_needs_a_prior(zsem, run, data, tmp_path):
@@ -111,7 +112,7 @@ def test_what_cannot_be_asked(zsem, run, data):
         ((), "give either --negative DIR or --unlabelled DIR"),
         (both, "give either --negative DIR or --unlabelled DIR"),
         (("--negative", data / "dark", "--method", "nnpu"), "a way to learn from --unlabelled images"),
-        (("--negative", data / "dark", "--power", 0), "--power must be at least 1"),
+        (("--negative", data / "dark", "--surest", 0), "--surest must be at least 1"),
         (("--negative", data / "dark", "--class-prior", 1.2), "between 0 and 1, not 1.2"),
         (("--negative", data / "dark" / "00.png"), "at least 2 negative images, not 1"),
         (("--negative", data / "nowhere"), "nowhere"),

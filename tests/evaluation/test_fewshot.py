@@ -79,10 +79,21 @@ def test_conditional_codes_and_their_acceptance(model):
     drawn = draw_conditional(prior, found, 300)
     assert drawn.acceptance == pytest.approx(SHARE, abs=0.08)
     assert float((drawn.z[:, 0] > 0).double().mean()) > 0.9
-    strong = draw_conditional(prior, found, 300, power=3)
-    assert strong.acceptance < drawn.acceptance
-    assert float(found.probability(strong.z).mean()) > float(found.probability(drawn.z).mean())
     assert torch.equal(draw_conditional(prior, found, 40).z, drawn.z[:40])
+
+
+def test_the_surest_of_several_draws(model):
+    z, labels = population(model, 1500, 0)
+    prior = LatentMixture.fit(z)
+    found = fit_scenario(SCENARIOS["50 + 50"], z, labels, model)
+    every = draw_conditional(prior, found, 120).z.view(40, 3, -1)
+    surest = draw_conditional(prior, found, 40, surest=3)
+    highest = found.logit(every.flatten(0, 1)).view(40, 3).max(1)
+    assert torch.equal(found.logit(surest.z), highest.values) and len(highest.indices.unique()) == 3
+    assert torch.equal(surest.z, every[torch.arange(40), highest.indices])
+    assert surest.acceptance == draw_conditional(prior, found, 40).acceptance
+    with pytest.raises(ZsemError, match="at least 1, not 0"):
+        draw_conditional(prior, found, 40, surest=0)
 
 
 class Small(nn.Module):

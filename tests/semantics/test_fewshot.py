@@ -139,17 +139,14 @@ def test_log_p_is_a_log_of_a_probability_with_a_gradient(model):
     assert found.frequency < 0.2 and float(found.log_p(sure)) == 0
 
 
-@pytest.mark.parametrize("power", [1, 3])
-def test_conditions_are_powers_of_the_probability(model, power):
+def test_conditions_are_the_probability(model):
     z, _ = mixed(model, 200, 9)
     binary = fit_binary(codes(model, 30, True, 0), codes(model, 30, False, 0), model)
-    condition = binary.condition(power)
-    assert isinstance(condition, Logistic) and condition.weights.shape == (power, 8)
-    assert torch.allclose(condition(z.double()), power * binary.log_p(z.double()), atol=1e-4)
+    condition = binary.condition()
+    assert isinstance(condition, Logistic) and condition.weights.shape == (1, 8)
+    assert torch.allclose(condition(z.double()), binary.log_p(z.double()), atol=1e-4)
     rare = fit_unlabelled(codes(model, 30, True, 0), z, model)
-    assert torch.equal(rare.condition(power)(z), power * rare.log_p(z))
-    with pytest.raises(ZsemError, match="at least 1, not 0"):
-        binary.condition(0)
+    assert torch.equal(rare.condition()(z), rare.log_p(z))
 
 
 def test_it_is_a_file_that_belongs_to_its_model(model, small_model, tmp_path):

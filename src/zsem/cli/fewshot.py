@@ -57,8 +57,8 @@ class MakeFewShot(Command):
     """how unlabelled images are learned from; naive takes them for negative"""
     class_prior: float | None = None
     """share of all images that have it; estimated from samples of the prior, or from the unlabelled images"""
-    power: int = 1
-    """1 = as sure as the examples are; more is surer and less various"""
+    surest: int = 1
+    """draws for every image, of which the surest is taken: 1 = as sure as the examples are; more is less various"""
     prior: Annotated[str | None, arg(metavar="DIR")] = None
     """where the prior is, in place of RUN/prior"""
     prior_steps: int = 100
@@ -85,7 +85,7 @@ class MakeFewShot(Command):
             raise ZsemError("give either --negative DIR or --unlabelled DIR beside --positive DIR")
         if self.negative is not None and self.method != "elkan_noto":
             raise ZsemError(f"--method {self.method} is a way to learn from --unlabelled images: leave it out")
-        for name, least in (("number", 1), ("batch_size", 1), ("seed", 0), ("power", 1)):
+        for name, least in (("number", 1), ("batch_size", 1), ("seed", 0), ("surest", 1)):
             if getattr(self, name) < least:
                 raise ZsemError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
 
@@ -127,7 +127,7 @@ class MakeFewShot(Command):
 
         started = time.perf_counter()
         drawn = draw_conditional(
-            prior, found, self.number, power=self.power, seed=self.seed, steps=self.prior_steps
+            prior, found, self.number, surest=self.surest, seed=self.seed, steps=self.prior_steps
         )  # fmt: skip
         seconds, walking = time.perf_counter() - started, Walking(steps=self.steps)
 
@@ -142,7 +142,7 @@ class MakeFewShot(Command):
                 out, make, Wanted(), model.config.intensity, number=self.number, batch_size=self.batch_size
             )
         figures = {
-            **found.about, "class_prior": found.class_prior, "power": self.power, "acceptance": drawn.acceptance,
+            **found.about, "class_prior": found.class_prior, "surest": self.surest, "acceptance": drawn.acceptance,
             "n": self.number, "nfe": sum(nfe) / self.number, "seconds": seconds, "out": str(out),
         }  # fmt: skip
         others = "negative" if self.unlabelled is None else "unlabelled"

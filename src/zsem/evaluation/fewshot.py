@@ -143,18 +143,23 @@ class Conditional:
 
 
 def draw_conditional(
-    prior: Prior, found: FewShot, number: int, *, power: int = 1, seed: int = 0, steps: int = 100
+    prior: Prior, found: FewShot, number: int, *, surest: int = 1, seed: int = 0, steps: int = 100
 ) -> Conditional:
     """Codes of a prior under what was learned, by the quickest exact method; each a function of (seed, position).
 
-    power: see `FewShot.condition`. steps: of a latent DDIM.
-    The acceptance is the mean of p(has it | z)^power over as many codes of the prior without a condition.
-    Raises ZsemError where codes with what is asked for are too rare to be found.
+    surest: of so many draws the one with the highest logit; 1 is what the examples say, more is surer and less various.
+    steps: of a latent DDIM.
+    The acceptance is the mean of p(has it | z) over as many codes of the prior without a condition.
+    Raises ZsemError where codes with what is asked for are too rare to be found, or for less than one draw.
     """
-    where = found.condition(power)
+    if surest < 1:
+        raise ZsemError(f"of the draws for an image one must be the surest: take at least 1, not {surest}")
+    where = found.condition()
     plain = prior.sample(number, seed=seed, steps=steps)
+    drawn = prior.sample(number * surest, seed=seed, steps=steps, where=where)
+    best = found.logit(drawn).view(number, surest).argmax(1)
     return Conditional(
-        z=prior.sample(number, seed=seed, steps=steps, where=where),
+        z=drawn.view(number, surest, -1)[torch.arange(number), best],
         acceptance=float(where(plain).double().exp().mean()),
     )
 

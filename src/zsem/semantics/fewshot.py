@@ -81,21 +81,16 @@ class FewShot:
         """Probability, in [0, 1]."""
         return self.log_p(z).exp()
 
-    def condition(self, power: int = 1) -> LogP:
-        """power log p, as priors take it: samples of p(z) p(has it | z)^power, normalised.
+    def condition(self) -> LogP:
+        """log p, as priors take it: samples of p(z) p(has it | z), normalised.
 
-        power: 1 is what the examples say; more is surer and less various, as with the scale of a classifier (ADM, 4.2).
-        It is whole so that the answer is a `Logistic`, as if so many attributes all had to be there: mixtures are
-        tilted by that exactly. Elkan and Noto's probability is none.
-        Raises ZsemError for a power below 1.
+        A `Logistic`, which mixtures are tilted by exactly, but for Elkan and Noto's probability, which is none.
         """
-        if power < 1:
-            raise ZsemError(f"the power of a condition must be at least 1, not {power}")
         if self.frequency != 1:
-            return lambda z: power * self.log_p(z)
+            return self.log_p
         weight = self.weight.double() / self.std.double()
         offset = self.intercept - weight @ self.mean.double()
-        return Logistic(weights=weight.float().expand(power, -1), offsets=offset.float().expand(power))
+        return Logistic(weights=weight.float()[None], offsets=offset.float()[None])
 
     def for_unlabelled(self, z: Float[Tensor, "n d"]) -> FewShot:
         """The same with the class prior that codes without labels have, which most likely is not a half.
