@@ -32,6 +32,7 @@ STEPS = (10, 20, 50, 100)
 """T of the paper's tables."""
 SEEDS, FEW_STEPS = 3, 20
 """Sets of fresh x_T up to so many steps; beyond them there is one."""
+SETS_SAID = f"Random x_T: mean and standard deviation over {SEEDS} seeds, beyond {FEW_STEPS} steps one"
 BATCH, PICTURED = 50, 8
 
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from experiments.compiling import compile_network, uncompiled
 from experiments.reconstructions import (
-    FEW_STEPS,
     MEASURES,
-    SEEDS,
+    SETS_SAID,
     STEPS,
     Way,
     by_inversion,
@@ -74,8 +73,7 @@ def main() -> None:
         save_png(drawn(ways, images, steps), given.out / "reconstructions.png")
     lines = [
         "# Reconstruction",
-        f"{len(images):,} held-out faces. Random x_T: mean and standard deviation over {SEEDS} seeds, beyond "
-        f"{FEW_STEPS} steps one; the intervals of all means are in {NAME}.json. {NOTE}",
+        f"{len(images):,} held-out faces. {SETS_SAID}; the intervals of all means are in {NAME}.json. {NOTE}",
         "",
         *table(["", "latent dimension", "T", *MEASURES], rows_of(ways, found, all_steps)),
         "",

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from experiments.compiling import compile_network, uncompiled
 from experiments.models import Z_DIMS, finished
-from experiments.reconstructions import MEASURES, SEEDS, Way, by_noise, by_z, cells_of, components_of, drawn, rows_of
+from experiments.reconstructions import (
+    MEASURES,
+    SETS_SAID,
+    Way,
+    by_noise,
+    by_z,
+    cells_of,
+    components_of,
+    drawn,
+    rows_of,
+)
 from experiments.tables import Cell, Faces, beside, extent_of, fill, parser_of, publish, table, within
 
 from zsem import api
@@ -92,7 +102,7 @@ def main() -> None:
     lines = [
         "# Length of z",
         f"{len(images):,} held-out faces; each model saw {models[0].history.get('images', 0):,} images in training. "
-        f"Random x_T: mean and standard deviation over {SEEDS} seeds; the intervals of all means are in {NAME}.json.",
+        f"{SETS_SAID}; the intervals of all means are in {NAME}.json.",
         "",
         *table(["z", "", "latent dimension", "T", *MEASURES], rows),
         "",
