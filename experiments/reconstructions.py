@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from experiments.tables import Cell, spread
+from experiments.tables import FEW_STEPS, SEEDS, Cell, sets_at, spread
 from jaxtyping import Float, Shaped
 from PIL import Image
 from sklearn.decomposition import PCA
@@ -28,10 +28,6 @@ from zsem.values.codes import Codes
 
 MEASURES = {"SSIM": ".3f", "ST-LPIPS": ".3f", "MSE": ".2e"}
 """What is measured, and how it is written."""
-STEPS = (10, 20, 50, 100)
-"""T of the paper's tables."""
-SEEDS, FEW_STEPS = 3, 20
-"""Sets of fresh x_T up to so many steps; beyond them there is one."""
 SETS_SAID = f"Random x_T: mean and standard deviation over {SEEDS} seeds, beyond {FEW_STEPS} steps one"
 BATCH, PICTURED = 50, 8
 
@@ -81,7 +77,7 @@ class Way:
     def keys(self, name: str, all_steps: Sequence[int]) -> dict[int, list[str]]:
         """Names of its cells by number of steps; 0 stands for none."""
         steps_of_it = all_steps if self.passes else [0]
-        sets = {steps: SEEDS if self.drawn and steps <= FEW_STEPS else 1 for steps in steps_of_it}
+        sets = {steps: sets_at(steps) if self.drawn else 1 for steps in steps_of_it}
         return {steps: [f"{name}-{steps}-{seed}" for seed in range(n)] for steps, n in sets.items()}
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from experiments.tables import spread, within
+from experiments.tables import STEPS, sets_at, spread, within
 from torch import Tensor
 
 from zsem.data.images import ImageSet
@@ -15,7 +15,7 @@ from zsem.data.pixels import from_uint8
 from zsem.metrics.samples import Distribution, FeatureNetwork, features_of, judge_distribution
 from zsem.training.machine import bf16_is_fast
 
-SETS = {10: 3, 20: 3, 50: 1, 100: 1}
+SETS = {steps: sets_at(steps) for steps in STEPS}
 """Sets of samples by number of steps; one set has a bootstrap interval."""
 RESAMPLES = 200
 REFERENCE = 5000

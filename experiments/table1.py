@@ -15,7 +15,6 @@ from experiments.compiling import compile_network, uncompiled
 from experiments.reconstructions import (
     MEASURES,
     SETS_SAID,
-    STEPS,
     Way,
     by_inversion,
     by_noise,
@@ -26,7 +25,7 @@ from experiments.reconstructions import (
     from_components,
     rows_of,
 )
-from experiments.tables import Faces, extent_of, fill, parser_of, publish, table
+from experiments.tables import STEPS, Faces, extent_of, fill, parser_of, publish, table
 
 from zsem.data.pixels import save_png
 from zsem.nets.perceptual import load_stlpips

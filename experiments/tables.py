@@ -35,6 +35,10 @@ from zsem.values.files import write_whole
 TABLES, QUICK, QUICK_FACES = Path("runs/tables"), 4, 400
 MODELS = {"autoencoder": "avatars-64", "twin": "avatars-64-ddpm", "vae": "avatars-64-vae"}
 """Models by option, as experiments.models names them."""
+STEPS = (10, 20, 50, 100)
+"""T of the paper's tables."""
+SEEDS, FEW_STEPS = 3, 20
+"""Sets of fresh noise up to so many steps; beyond them there is one."""
 
 
 def parser_of(name: str, doc: str | None, *, number: int, what: str) -> argparse.ArgumentParser:
@@ -59,6 +63,11 @@ def extent_of(parser: argparse.ArgumentParser, least: int = 4) -> argparse.Names
     if given.number < least:
         parser.error(f"--number must be at least {least}")
     return given
+
+
+def sets_at(steps: int) -> int:
+    """How many sets of fresh noise stand behind a figure: several at few steps, one with its interval at many."""
+    return SEEDS if steps <= FEW_STEPS else 1
 
 
 class Faces:
