@@ -19,17 +19,15 @@ from typing import Any
 import numpy as np
 from experiments.compiling import compile_network
 from experiments.priors import SMALL, latent_ddim, latent_preset
-from experiments.samples import at_precision, judged_set, precision_of, reference_of, shown
+from experiments.samples import Judging, at_precision, copies_shown, precision_of, shown
 from experiments.tables import QUICK, Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from jaxtyping import Float
 from torch import Tensor
 
 from zsem.diffusion.losses import ErrorKind
 from zsem.metrics.distribution import frechet_distance, moments
-from zsem.metrics.samples import Distribution
 from zsem.models.prior import LatentDiffusion
 from zsem.models.walking import Walking
-from zsem.nets.features import load_efficientnet_lite0
 
 NAME, LAYERS = "latent_ablation", (5, 10, 20)
 ERRORS: dict[ErrorKind, str] = {"l1": "L1", "l2": "L2"}
@@ -42,18 +40,13 @@ class Study:
     """The z of faces, and what latent DDIMs are judged by."""
 
     def __init__(self, faces: Faces, number: int, *, quick: bool) -> None:
-        self.faces, self.number = faces, number
+        self.faces, self.number, self.judging = faces, number, Judging(faces.images)
         self.codes, self.steps = (20 * QUICK, 5) if quick else (CODES, CODE_STEPS)
 
     @functools.cached_property
     def held_out(self) -> Float[Tensor, "n d"]:
         """z of held-out faces."""
         return self.faces.autoencoder.encode(self.faces.images.held_out(), noise=False, batch_size=BATCH).z
-
-    @functools.cached_property
-    def reference(self) -> Distribution:
-        """Training faces, as samples are compared with them."""
-        return reference_of(self.faces.images, load_efficientnet_lite0())
 
     def distance(self, z: Float[Tensor, "n d"]) -> float:
         """Frechet distance of codes to those of held-out faces, both normalised as z of training faces are."""
@@ -73,7 +66,7 @@ class Study:
         return {
             "distances": [self.distance(part) for part in drawn],
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
-            **judged_set(self.reference, faces.split(BATCH), 1),
+            **self.judging.figures(faces.split(BATCH), 1),
         }
 
     def floor(self) -> dict[str, Any]:
@@ -111,7 +104,8 @@ def rows_of(found: Mapping[str, Mapping[str, Any]]) -> Sequence[Sequence[str]]:
             row = found[f"{layers}-{error}"]
             chosen = " (table 4)" if (layers, error) == CHOSEN else ""
             size = f"{row['parameters'] / 1e6:.1f}"
-            rows.append([f"{layers}{chosen}", says, size, spread(row["distances"], ".2f"), shown([row])])
+            distances = spread(row["distances"], ".2f")
+            rows.append([f"{layers}{chosen}", says, size, distances, shown([row]), copies_shown([row])])
     return rows
 
 
@@ -134,14 +128,16 @@ def main() -> None:
     found = fill(given.out / "cells" / stamp, cells)
     draw(found, given.out / "distances.png")
     floor = found["training"]
+    head = ["layers", "error", "parameters, millions", "distance of z", "FD-EffLite0", "memorisation"]
     lines = [
         "# The latent DDIM",
         f"Frechet distance of {study.codes:,} codes to those of {floor['n_held_out']:,} held-out faces, mean and "
         f"standard deviation over {SEEDS} seeds of the draws; that of {floor['n']:,} codes of training faces is "
         f"{floor['distances'][0]:.2f}. FD-EffLite0 of {given.number:,} faces to training faces, with its 95 % "
-        "bootstrap interval. One training each.",
+        "bootstrap interval. Memorisation: mean distance of these faces to the nearest training face over that of "
+        "held-out faces, 1 for new images. One training each.",
         "",
-        *table(["layers", "error", "parameters, millions", "distance of z", "FD-EffLite0"], rows_of(found)),
+        *table(head, rows_of(found)),
         "",
         "![Both distances over the number of layers](distances.png)",
     ]

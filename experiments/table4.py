@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from experiments.compiling import compile_network, uncompiled
 from experiments.priors import SMALL, latent_ddim, mixture
-from experiments.samples import SETS, at_precision, judged_set, precision_of, reference_of, shown
-from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table, within
+from experiments.samples import SETS, Judging, at_precision, copies_shown, precision_of, shown
+from experiments.tables import Cell, Faces, extent_of, fill, parser_of, publish, spread, table
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from zsem.data.pixels import from_uint8, grid, save_png, to_uint8
-from zsem.metrics.memorisation import Memorisation
-from zsem.metrics.samples import Distribution, FeatureNetwork, features_of
 from zsem.models.prior import Prior
 from zsem.models.walking import Walking
-from zsem.nets.features import load_efficientnet_lite0
 
 NAME, BATCH, PICTURED, DRAWN_STEPS = "table4", 50, 10, 10
 QUICK_SETS = {2: 2, 3: 1}
@@ -65,18 +62,6 @@ class Row:
     def sets(self, all_sets: Mapping[int, int]) -> dict[int, int]:
         """Sets of samples by T, of those that this row has."""
         return {T: sets for T, sets in all_sets.items() if self.walk["solver"] == "ddim" or T <= FEW}
-
-
-class Watched:
-    """A network of features that keeps those it gives in `seen`."""
-
-    def __init__(self, network: FeatureNetwork) -> None:
-        self._network, self.seen = network, list[Tensor]()
-        self.frechet_name, self.kid_name, self.components = network.frechet_name, network.kid_name, network.components
-
-    def __call__(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        self.seen.append(self._network(images))
-        return self.seen[-1]
 
 
 def rows_of(faces: Faces, latent: Prior, gaussians: Prior) -> dict[str, Row]:
@@ -116,27 +101,7 @@ class Study:
 
     def __init__(self, faces: Faces, number: int) -> None:
         self.faces, self.number = faces, number
-        self.network = Watched(load_efficientnet_lite0())
-
-    @functools.cached_property
-    def reference(self) -> Distribution:
-        """Real training faces, as samples are compared with them."""
-        return reference_of(self.faces.images, self.network)
-
-    @functools.cached_property
-    def memorisation(self) -> Memorisation:
-        """All training faces, and the held-out ones that tell what is usual."""
-        images = self.faces.images
-        parts = [part.pixels.split(BATCH) for part in (images.split("train"), images.held_out())]
-        return Memorisation(*(features_of(self.network, map(from_uint8, pixels)) for pixels in parts))
-
-    def judged(self, parts: Callable[[], Iterator[Tensor]], sets: int) -> dict[str, Any]:
-        """Figures of one set of samples, copies of training faces included."""
-        reference, copies = self.reference, self.memorisation.empty()
-        self.network.seen.clear()
-        figures = judged_set(reference, parts(), sets)
-        copies.update(torch.cat(self.network.seen))
-        return {**figures, "memorisation": asdict(copies.compute())}
+        self.judging = Judging(faces.images)
 
     def samples(self, row: Row, steps: int, seed: int, number: int | None = None) -> Iterator[Tensor]:
         """Samples batch by batch, clipped to [-1, 1]."""
@@ -160,13 +125,13 @@ class Study:
 
 def cells_of(study: Study, rows: Mapping[str, Row], all_sets: Mapping[int, int]) -> dict[str, Cell]:
     """All cells, by name."""
-    cells = {REAL: Cell(evaluations=0, work=lambda: study.judged(study.held_out, 1))}
+    cells = {REAL: Cell(evaluations=0, work=lambda: study.judging.figures(study.held_out(), 1))}
     for name, row in rows.items():
         for steps, sets in row.sets(all_sets).items():
             for seed in range(sets):
 
                 def work(row: Row = row, steps: int = steps, sets: int = sets, seed: int = seed) -> dict[str, Any]:
-                    return study.judged(lambda: study.samples(row, steps, seed), sets)
+                    return study.judging.figures(study.samples(row, steps, seed), sets)
 
                 cells[f"{name}-{steps}-{seed}"] = Cell(evaluations=steps * study.number, work=work)
     return cells
@@ -201,13 +166,10 @@ def lines_of(rows: Mapping[str, Row], found: Sets, real: Mapping[str, Any]) -> l
 
 def figures_of(sets: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of sets of one kind: mean and deviation, or the one set's figures."""
-    ratios = [figures["memorisation"]["ratio"] for figures in sets]
     near = float(np.mean([figures["memorisation"]["near"] for figures in sets]))
     shares = [f"{np.mean([figures[name] for figures in sets]):.3f}" for name in ("precision", "recall")]
-    if len(sets) > 1:
-        return [shown(sets), spread([f["kid"] for f in sets], ".4f"), *shares, spread(ratios, ".3f"), f"{near:.1%}"]
-    ends = sets[0]["memorisation"]["interval"]
-    return [shown(sets), f"{sets[0]['kid']:.4f}", *shares, within(ratios[0], ends, ".3f"), f"{near:.1%}"]
+    kid = spread([f["kid"] for f in sets], ".4f") if len(sets) > 1 else f"{sets[0]['kid']:.4f}"
+    return [shown(sets), kid, *shares, copies_shown(sets), f"{near:.1%}"]
 
 
 def verdicts(rows: Mapping[str, Row], found: Sets) -> list[str]:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from experiments.compiling import compile_network
-from experiments.samples import at_precision
-from experiments.table4 import Watched
+from experiments.samples import Watched, at_precision
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -32,8 +31,7 @@ def faces(two_hundred_faces):
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
     """The same network of features on images of 32 px, which is sixteen times quicker."""
-    for name in ("table4", "latent_ablation"):
-        monkeypatch.setattr(f"experiments.{name}.load_efficientnet_lite0", NETWORK)
+    monkeypatch.setattr("experiments.samples.load_efficientnet_lite0", NETWORK)
 
 
 class TwoConvolutions(nn.Module):
@@ -101,7 +99,7 @@ def test_table_4_judges_samples_of_all_rows_and_goes_on(command, runs, faces, tm
     assert figures["twin-2-1"]["memorisation"]["ratio"] == pytest.approx(float(nearest / usual), rel=1e-2)
     # and nothing is trained or judged a second time
     assert [api.load(path, kind=Prior) for path in (tmp_path / "runs" / "models").iterdir()]
-    monkeypatch.setattr("experiments.table4.judged_set", None)
+    monkeypatch.setattr("experiments.samples.judged_set", None)
     monkeypatch.setattr("experiments.priors.api.fit_prior", None)
     command("table4", *words)
     assert json.loads((out / "table4.json").read_text()) == figures
@@ -126,6 +124,7 @@ def test_the_ablation_of_the_latent_ddim(command, runs, faces, tmp_path, monkeyp
     rows = [line for line in (out / "latent_ablation.md").read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 4 and "| 10 (table 4) | L1" in rows[3]
     assert figures["2-l1"]["parameters"] < figures["10-l1"]["parameters"] == figures["10-l2"]["parameters"]
+    assert f"{figures['2-l1']['memorisation']['ratio']:.3f}".removeprefix("0") in rows[1].split("|")[-2]
     assert figures["2-l1"]["distances"] != figures["2-l2"]["distances"] and len(figures["2-l1"]["distances"]) == 3
     # by hand: the distance of the training codes, whose normalised mean is 0
     model = api.load(runs["autoencoder"])
