@@ -68,7 +68,7 @@ RECIPES: dict[Variant, Recipe] = {
         objective=DirectionalObjective.Config(),
         settings=Loop.Config(batch_size=8, learning_rate=1e-3, warmup=10, log_every=5, **_QUIET),
         steps=STEPS,
-        iterations=200,
+        iterations=100,
     ),
 }
 TUNING = Recipe(
