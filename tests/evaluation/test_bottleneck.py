@@ -108,6 +108,7 @@ def test_what_is_tuned_on_is_neither_learned_from_nor_held_out(study):
 
 def test_amounts_are_extended_where_the_best_lies_at_an_end(study, monkeypatch):
     asked = []
+    monkeypatch.setattr(study, "options", replace(study.options, regardless=True))
 
     def measured(best, **settings):
         tried = []
@@ -131,6 +132,28 @@ def test_amounts_are_extended_where_the_best_lies_at_an_end(study, monkeypatch):
     assert measured(100, most=3.0)[0] == 2
     assert measured(0.4)[0] == 0.5
     assert measured(1.4) == (1.0, pytest.approx({"0.5": 0.9, "1": 0.4, "2": 0.6}))
+
+
+def test_amounts_spare_other_attributes_unless_told_otherwise(study, monkeypatch):
+    """An edit of 4 is all that is asked for, and changes everything else; smaller ones are not, and spare the rest."""
+    faces, asked = study.tuning_faces("smile")
+    column = study.judge.config.attributes.index("smile")
+
+    def judged(edited):
+        amount = float(edited[0, 0, 0, 0])
+        seen = faces.before + (0 if amount < 4 else 0.5)
+        seen[:, column] = asked + (0.4 if amount < 4 else 0)
+        return seen
+
+    monkeypatch.setattr(study.model, "display", lambda edited: edited)
+    monkeypatch.setattr(study, "seen", judged)
+    made = Method(edit=lambda part, sign, amount: torch.full((len(part), 3, 16, 16), amount), amounts=(0.5, 1.0, 4.0))
+    others = len(study.judge.config.attributes) - 1
+    assert study.chosen("smile", made) == (0.5, pytest.approx({"0.25": 0.4, "0.5": 0.4, "1": 0.4, "4": others / 2}))
+    monkeypatch.setattr(study, "options", replace(study.options, regardless=True))
+    assert study.chosen("smile", made)[0] == 4
+    monkeypatch.setattr(study, "classes", frozenset(study.judge.config.attributes))
+    assert study.counted("smile") == [column]
 
 
 def test_edits_go_the_way_that_is_asked_for(study):

@@ -56,6 +56,8 @@ class HspaceStudy(Command):
     """noise levels of every walk"""
     t_edit: int | None = None
     """last timestep at which h is shifted, in place of what `zsem hspace intervals` found, or the usual one"""
+    regardless: FlagCreatePairsOff[bool] = False
+    """choose amounts by the edited attribute alone, whatever becomes of the others: how far an edit can be driven"""
     batch_size: int = 25
     """images at a time"""
     seed: int = 0
@@ -94,7 +96,7 @@ class HspaceStudy(Command):
 
         options = StudyOptions(
             attributes=tuple(names_in(self.attributes)), number=self.number, steps=self.steps,
-            batch_size=self.batch_size, seed=self.seed,
+            regardless=self.regardless, batch_size=self.batch_size, seed=self.seed,
         )  # fmt: skip
         if self.methods is not None:
             options = replace(options, methods=tuple(names_in(self.methods)))

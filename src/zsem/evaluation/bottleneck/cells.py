@@ -21,7 +21,7 @@ class Cell:
     """One attribute by one method.
 
     given, taken: shares of edits seen among images that lacked the attribute and that had it; None where there are
-    none. amount: that was chosen; tried: mean |achieved - requested| by amount, on training images.
+    none. amount: that was chosen; tried: distance to what was asked for by amount, on training images.
     seconds: "find" (or train), "choose" the amount, "edit", without what methods share.
     pictures: the first edited images.
     """

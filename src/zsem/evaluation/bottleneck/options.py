@@ -33,6 +33,8 @@ class StudyOptions:
     """labelled training images that directions are found from; f_t learns from those of them that lack the attribute"""
     tuned_on: int = 16
     """other training images that the amounts are chosen on"""
+    regardless: bool = False
+    """choose amounts by the edited attribute alone, whatever becomes of the others"""
     of_properties: int = 16
     """held-out images of the properties; 0 leaves these out"""
     shift_iterations: int = RECIPES["corrected"].iterations

@@ -35,6 +35,8 @@ MEANING = (
 """What the columns mean."""
 RATES = 0.8
 """Hit rate that the best method in h should reach."""
+TOLERABLE = 1.0
+"""Leakage of a good edit at most: all others together change no more than the attribute."""
 MINUTES = 15.0
 """That f_t of one attribute should take at most."""
 ALIKE = 0.1
@@ -84,6 +86,7 @@ def summary(study: HspaceStudy) -> list[str]:
         "z_sem's attributes, which f_t, fine-tuning, guidance and z_sem itself go by, are learned from up to "
         f"{shop.reference.labels} labelled training images."
     ]  # fmt: skip
+    kept = "whatever becomes of all others" if options.regardless else "the attribute flipped, all others as they were"
     return [
         *quick,
         "A diffusion model turns noise into images step by step. Between the two halves of its network lies h, a small "
@@ -96,7 +99,7 @@ def summary(study: HspaceStudy) -> list[str]:
         "judges the pictures, its probabilities calibrated on other held-out images.",
         f"Directions are found from {len(shop.learning)} labelled training images. How far to go along them is chosen "
         f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
-        "asked for, as the judge sees it. The held-out images are not used for that.",
+        f"asked for, as the judge sees it: {kept}. The held-out images are not used for that.",
         *labels,
         MEANING,
     ]
@@ -109,10 +112,12 @@ def verdict(found: Findings) -> list[Point]:
         in_h = {m: cell for m, cell in cells.items() if METHODS[m].in_h}
         if in_h:
             best = max(in_h, key=lambda method: in_h[method].figures.hit)
-            hit, n = in_h[best].figures.hit, in_h[best].figures.n
-            beside = f" (z_sem: {cells['z_sem'].figures.hit:.0%})" if "z_sem" in cells else ""
-            mark = "good" if hit >= RATES else "fair" if hit >= RATES / 2 else "poor"
-            said = f"{words(name)}: {METHODS[best].title} is seen in {hit:.0%} of {n} images{beside}."
+            figures = in_h[best].figures
+            beside = f" (z_sem: {seen_and_harm(cells['z_sem'])})" if "z_sem" in cells else ""
+            mark = "good" if figures.hit >= RATES else "fair" if figures.hit >= RATES / 2 else "poor"
+            if mark == "good" and (figures.leakage is None or figures.leakage > TOLERABLE):
+                mark = "fair"
+            said = f"{words(name)}, of {figures.n} images: {METHODS[best].title} {seen_and_harm(in_h[best])}{beside}."
             points.append(Point(text=said, mark=mark))
         if "f_t" in cells:
             minutes = sum(cells["f_t"].seconds.values()) / 60
@@ -121,6 +126,12 @@ def verdict(found: Findings) -> list[Point]:
     for name, several in found.properties.items():
         points += [consistent(name, one) for one in several if one.name == CONSISTENCY]
     return points
+
+
+def seen_and_harm(cell: Cell) -> str:
+    """How often an edit is seen, and what else it changes."""
+    harm = cell.figures.leakage
+    return f"seen in {cell.figures.hit:.0%}" + ("" if harm is None else f" with a leakage of {harm:.2f}")
 
 
 def consistent(name: str, one: Property) -> Point:

@@ -195,14 +195,15 @@ class HspaceStudy(Flipping):
         return float(((after[rows, column] > 0.5) == lacked).double().mean()) if rows.any() else None
 
     def chosen(self, name: str, method: Method) -> tuple[float, dict[str, float]]:
-        """The amount with the least mean |achieved - requested| to the judge, on training images; and what was tried.
+        """The amount that comes nearest to what is asked for on training images, to the judge; and what was tried.
 
-        Where the best lies at an end, half or twice as much is tried as well.
+        Nearest: the least sum over attributes of |achieved - requested|, where all others are asked to stay, but for
+        classes that exclude this one. Where the best lies at an end, half or twice as much is tried as well.
         """
         if len(method.amounts) == 1:
             return method.amounts[0], {}
         faces, asked = self.tuning_faces(name)
-        column = self.judge.config.attributes.index(name)
+        counted = self.counted(name)
         tried: dict[float, float] = {}
         waiting = list(method.amounts)
         for _ in range(len(waiting) + MORE):
@@ -214,9 +215,24 @@ class HspaceStudy(Flipping):
                 break
             amount = waiting.pop(0)
             after = self.seen(self.model.display(both_ways(method, faces, asked, amount)))
-            tried[amount] = float((after[:, column] - asked).abs().mean())
+            tried[amount] = float((after - self.wanted(faces, asked, name))[:, counted].abs().sum(dim=1).mean())
         best = min(tried, key=lambda amount: tried[amount])
         return best, {f"{amount:g}": gap for amount, gap in sorted(tried.items())}
+
+    def counted(self, name: str) -> list[int]:
+        """Columns of the judge by which the amount for an attribute is chosen."""
+        excluded = self.classes if name in self.classes else ()
+        return [
+            column
+            for column, other in enumerate(self.judge.config.attributes)
+            if other == name or not (self.options.regardless or other in excluded)
+        ]
+
+    def wanted(self, faces: Faces, asked: Float[Tensor, " n"], name: str) -> Float[Tensor, "n a"]:
+        """What the judge should say of edited images: the attribute as asked for, all others as before."""
+        wanted = faces.before.clone()
+        wanted[:, self.judge.config.attributes.index(name)] = asked.to(wanted)
+        return wanted
 
     def tuning_faces(self, name: str) -> tuple[Faces, Float[Tensor, " n"]]:
         """Training images, half of them with the attribute, and what is asked for.
@@ -293,7 +309,7 @@ class HspaceStudy(Flipping):
     def cell_origin(self, name: str, method: str) -> dict[str, Any]:
         """What one attribute by one method depends on, JSON-able."""
         kind = METHODS[method]
-        options = [] if method in FIXED else ["tuned_on"]
+        options = [] if method in FIXED else ["tuned_on", "regardless"]
         options += [] if kind.trains is None else [LENGTHS[kind.trains]]
         return self.origin(name, method, asks=kind.asks, options=options)
 
