@@ -15,7 +15,7 @@ from zsem.evaluation.bench_edit import semantics_of
 from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
-from zsem.evaluation.bottleneck.page import MOVED, consistent, overview, shown, write_study
+from zsem.evaluation.bottleneck.page import MOVED, consistent, overview, shown, verdict, write_study
 from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency, strength
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
@@ -310,6 +310,22 @@ def test_the_page_says_how_many_labels_are_behind_z_sem(found, study, tmp_path):
     page = write_study(tmp_path / "study.html", study, found, "faces").read_text("utf-8")
     assert "are learned from up to 150 labelled training images" in page
     assert "quick run" not in page and "Before any edit: seen as asked for" in page
+
+
+def test_an_edit_that_changes_all_else_is_not_called_good(found, study, tmp_path):
+    name = next(iter(found.cells))
+
+    def best(hit, leakage):
+        cell = found.cells[name]["mean"]
+        figures = replace(cell.figures, hit=hit, leakage=leakage)
+        (point,) = verdict(replace(found, cells={name: {"mean": replace(cell, figures=figures)}}, properties={}))
+        return point.mark, point.text.split("symmetric ")[1]
+
+    assert best(0.9, 0.5) == ("good", "seen in 90% with a leakage of 0.50.")
+    assert best(0.9, 1.5) == ("fair", "seen in 90% with a leakage of 1.50.")
+    assert best(0.5, 0.1)[0] == "fair" and best(0.1, None) == ("poor", "seen in 10%.")
+    beside_h = replace(found, cells={name: {"sdedit": found.cells[name]["sdedit"]}}, properties={})
+    assert "In short" not in write_study(tmp_path / "study.html", study, beside_h, "faces").read_text("utf-8")
 
 
 def test_leakage_is_told_where_the_target_moves(found):

@@ -48,7 +48,8 @@ def write_study(path: str | Path, study: HspaceStudy, found: Findings, run: str)
 
     Raises ZsemError where the file cannot be written.
     """
-    sections = [Section(title="In short", points=verdict(found))]
+    points = verdict(found)
+    sections = [Section(title="In short", points=points)] if points else []
     means = found.summary()["mean"]
     if len(found.cells) > 1:
         said = f"Means over the attributes. {shared(next(iter(means.values())))} {LEFT_OUT}"
