@@ -160,8 +160,8 @@ def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tens
         terms={
             "given, taken": "– edits seen of images that lacked the attribute, and of those that had it",
             "amount": "– chosen on training images; in units of the method. At the end: more, or less, was not tried",
-            "seconds": "– to find the direction or train, to choose the amount, and to edit; h and the codes of the "
-            "images, which methods share, are left out. The mean of f_t counts its training too",
+            "seconds": "– and of that to find the direction or train, to choose the amount, and to edit; h and the "
+            "codes of the images, which methods share, are left out. The mean of f_t counts its training too",
         },
         pictures=[sheet(pictures, "Originals, the true counterfactuals, and what each method makes of the originals.")],
     )  # fmt: skip
@@ -191,7 +191,7 @@ def row(method: str, cell: Cell) -> dict[str, str]:
     return {
         "method": METHODS[method].title, **figures, "given, taken": ", ".join(shares),
         "amount": amount(cell),
-        "seconds": " + ".join(f"{seconds:.0f}" for seconds in cell.seconds.values()),
+        "seconds": f"{sum(cell.seconds.values()):.0f}\n" + " + ".join(f"{one:.0f}" for one in cell.seconds.values()),
     }  # fmt: skip
 
 
