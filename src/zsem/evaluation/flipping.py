@@ -140,9 +140,13 @@ class Flipping:
             requested=requested(images, name), truth=torch.stack(drawn) if drawn else None,
         )  # fmt: skip
 
+    def exclusive(self, name: str) -> frozenset[str]:
+        """Attributes of which an image has one at most, where this is one of them; it is among them."""
+        return self.classes if name in self.classes else frozenset()
+
     def measure(self, flips: Flips, edit: Callable[[slice], Float[Tensor, "b c h w"]]) -> Measured:
         """The effect of an edit: from rows of the flips, a batch at a time, to images, nominally in [-1, 1]."""
-        exclusive = self.classes if flips.name in self.classes else ()
+        exclusive = self.exclusive(flips.name)
         effect, shown, seen = EditEffect(self.judge.config.attributes, flips.name, exclusive=exclusive), [], []
         for rows in self.parts(len(flips)):
             edited = edit(rows)

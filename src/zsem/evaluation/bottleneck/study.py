@@ -203,7 +203,8 @@ class HspaceStudy(Flipping):
         if len(method.amounts) == 1:
             return method.amounts[0], {}
         faces, asked = self.tuning_faces(name)
-        counted = self.counted(name)
+        wanted, counted = faces.before.clone(), self.counted(name)
+        wanted[:, self.judge.config.attributes.index(name)] = asked.to(wanted)
         tried: dict[float, float] = {}
         waiting = list(method.amounts)
         for _ in range(len(waiting) + MORE):
@@ -215,24 +216,15 @@ class HspaceStudy(Flipping):
                 break
             amount = waiting.pop(0)
             after = self.seen(self.model.display(both_ways(method, faces, asked, amount)))
-            tried[amount] = float((after - self.wanted(faces, asked, name))[:, counted].abs().sum(dim=1).mean())
+            tried[amount] = float((after - wanted)[:, counted].abs().sum(dim=1).mean())
         best = min(tried, key=lambda amount: tried[amount])
         return best, {f"{amount:g}": gap for amount, gap in sorted(tried.items())}
 
     def counted(self, name: str) -> list[int]:
         """Columns of the judge by which the amount for an attribute is chosen."""
-        excluded = self.classes if name in self.classes else ()
-        return [
-            column
-            for column, other in enumerate(self.judge.config.attributes)
-            if other == name or not (self.options.regardless or other in excluded)
-        ]
-
-    def wanted(self, faces: Faces, asked: Float[Tensor, " n"], name: str) -> Float[Tensor, "n a"]:
-        """What the judge should say of edited images: the attribute as asked for, all others as before."""
-        wanted = faces.before.clone()
-        wanted[:, self.judge.config.attributes.index(name)] = asked.to(wanted)
-        return wanted
+        known = self.judge.config.attributes
+        spared = set() if self.options.regardless else set(known) - self.exclusive(name)
+        return [column for column, other in enumerate(known) if other == name or other in spared]
 
     def tuning_faces(self, name: str) -> tuple[Faces, Float[Tensor, " n"]]:
         """Training images, half of them with the attribute, and what is asked for.
