@@ -103,7 +103,7 @@ def test_edits_are_those_of_the_function(zsem, run, model, few, learned, tmp_pat
     assert code == 0, err
     grid = model.grid(3, forced=[200])
     codes = model.invert(pictures(few), grid=grid)
-    wanted = symmetric(model, codes, Shifts([(1.5, shift)]), interval=(200, 999))
+    wanted = symmetric(model, codes, Shifts([(1.5, shift)]), gain=3, interval=(200, 999))
     assert torch.equal(pictures(tmp_path / "a"), model.config.intensity.restore(wanted))
     options = ("--mode", "asymmetric", "--steps", 6, "--out", tmp_path / "b")
     code, _, err = zsem("edit", run, few, "--direction", f"{learned}=1", *options)
@@ -130,7 +130,7 @@ def test_it_adds_up_with_directions(zsem, run, model, few, learned, tmp_path):
     assert code == 0, err
     assert json.loads(out)["unit"] == "trained strength of red, one"
     codes = model.invert(pictures(few), grid=model.grid(3, forced=[200]))
-    wanted = symmetric(model, codes, Shifts([(1.0, shift), (-2.0, hat)]), interval=(200, 999))
+    wanted = symmetric(model, codes, Shifts([(1.0, shift), (-2.0 / 3, hat)]), gain=3, interval=(200, 999))
     assert torch.equal(pictures(tmp_path / "a"), model.config.intensity.restore(wanted))
 
 

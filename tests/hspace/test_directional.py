@@ -15,6 +15,7 @@ from zsem.hspace.latents import invert_as_published
 from zsem.models.shift import LearnedShift
 from zsem.nets.shift import ShiftNet
 from zsem.training.shifts import RECIPES
+from zsem.values.codes import Noise
 from zsem.values.draws import normal
 from zsem.values.errors import ZsemError
 from zsem.values.objective import Batch
@@ -85,31 +86,40 @@ def test_the_published_loss_by_hand(v_model, codes):
     # the change from the real image is (.4, 0, .1), that of the predicted x0 is (.3, -.1, 0)
     cos, moved = 0.4 / math.sqrt(0.17), 0.4 / 3
     wanted = -0.8 * math.log((1 + cos) / 2) + 3 * 0.9 * moved
-    assert objective._losses(edited, source).item() == pytest.approx(wanted, abs=1e-5)
+    assert objective._losses(edited, source, torch.tensor([0])).item() == pytest.approx(wanted, abs=1e-5)
 
 
 def test_the_corrected_loss_by_hand(v_model, codes):
-    objective = ShiftObjective(v_model, shift_for(v_model), codes, goal(), RECIPES["corrected"].objective)
+    config = RECIPES["corrected"].objective
+    objective = ShiftObjective(v_model, shift_for(v_model), codes, goal(), config, signs=torch.tensor([1.0, -1, 1, 1]))
     plain = torch.zeros(1, 3, 16, 16)
     edited = plain + torch.tensor([0.3, 0.4, 0.0]).view(1, 3, 1, 1)
     source = directional.Sources(plain[:, None], torch.zeros(1, 1, 3))
-    wanted = (1 - 0.6) + (1 - 0.3 / 0.5) + 3 * 0.9 * 0.7 / 3
-    assert objective._losses(edited, source).item() == pytest.approx(wanted, abs=1e-5)
-    beyond = replace(objective.goal, reach=0.2)  # more than asked for is no fault
-    objective.goal = beyond
-    assert objective._losses(edited, source).item() == pytest.approx(0.4 + 3 * 0.9 * 0.7 / 3, abs=1e-5)
+    moved = config.reconstruction_weight * 0.9 * 0.7 / 3
+
+    def loss(row):
+        return objective._losses(edited, source, torch.tensor([row])).item()
+
+    assert loss(0) == pytest.approx((1 - 0.6) + (1 - 0.3 / 0.5) + moved, abs=1e-5)
+    assert loss(1) == pytest.approx((1 + 0.6) + (1 + 0.3 / 0.5) + moved, abs=1e-5)  # the other way is asked for
+    objective.goal = replace(objective.goal, reach=0.2)  # too far is as wrong as not far enough
+    assert loss(0) == pytest.approx((1 - 0.6) + (0.3 / 0.2 - 1) + moved, abs=1e-5)
 
 
+@pytest.mark.parametrize("carried", [True, False])
 @pytest.mark.parametrize(("mode", "gain"), [("symmetric", 1.0), ("symmetric", 2.5), ("asymmetric", 1.0)])
-def test_the_losses_are_those_of_the_process_written_out(v_model, codes, mode, gain):
-    """Two images, two of the six timesteps: everything in plain words, without our engine."""
+def test_the_losses_are_those_of_the_process_written_out(v_model, codes, mode, gain, carried):
+    """Two images, three of the six timesteps: everything in plain words, without our engine; the shift is signed."""
     levels = codes.timesteps
-    config = DirectionalObjective.Config(mode=mode, gain=gain, t_edit=levels[1])
-    shift = shift_for(v_model)
-    objective = ShiftObjective(v_model, shift, codes, goal(), config)
+    config = DirectionalObjective.Config(mode=mode, gain=gain, t_edit=levels[2])
+    shift, signs = shift_for(v_model), torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    noise = codes.noise if carried else Noise(x_T=codes.noise.x_T)
+    objective = ShiftObjective(v_model, shift, replace(codes, noise=noise), goal(), config, signs=signs)
     found = losses(objective, 2, 0)
     alphas = [v_model.schedule.alphas_cumprod[int(t)].sqrt() for t in levels]
     sigmas = [(1 - alpha**2).sqrt() for alpha in alphas]
+    u = [sigma / alpha for alpha, sigma in zip(alphas, sigmas, strict=True)]
+    sign = signs[[2, 0]].view(-1, 1, 1, 1)
 
     def answer(x, i, dh):
         t = torch.full((len(x),), levels[i])
@@ -117,23 +127,39 @@ def test_the_losses_are_those_of_the_process_written_out(v_model, codes, mode, g
         v = v_model.unet.up(h + dh(h, t), context).double()
         return alphas[i] * x - sigmas[i] * v, alphas[i] * v + sigmas[i] * x
 
+    def onward(i, states, x0, eps):
+        """Back to x / alpha, an Euler step of DDIM or one of O-BELM, and what the edit did to x0 alone."""
+        r = (u[i] - u[i + 1]) / (u[i - 1] - u[i]) if carried and i > 0 else 0
+        here = states[-1] / alphas[i]
+        kept = r**2 * states[-2] / alphas[i - 1] + (1 - r**2) * here if i > 0 else here
+        jump = x0 + u[i] * eps - here
+        x = alphas[i + 1] * (kept + jump - (1 + r) * (u[i] - u[i + 1]) * eps)
+        return x + noise.carry[[2, 0]] if carried and i == 0 else x
+
     wanted = []
     with torch.no_grad():
-        x = source = codes.noise.x_T[[2, 0]].double()
-        for i in range(2):
-            plain = answer(x, i, lambda h, t: 0)
-            shifted = answer(x, i, shift)
-            if mode == "symmetric":
-                shifted = tuple(p + gain * (s - p) for p, s in zip(plain, shifted, strict=True))
-            truth = answer(source, i, lambda h, t: 0)
-            change = colours(shifted[0]) - colours(truth[0])
+        walk, plainly = ([codes.noise.x_T[[2, 0]].double()] for _ in range(2))
+        for i in range(3):
+            plain = answer(walk[-1], i, lambda h, t: 0)
+            shifted = answer(walk[-1], i, lambda h, t: sign * shift(h, t))
+            truth = answer(plainly[-1], i, lambda h, t: 0)
+            change = (colours(shifted[0]) - colours(truth[0])) * sign[:, :, 0, 0]
             cos = change[:, 0] / change.norm(dim=1)
-            short = (1 - change[:, 0] / 0.5).clamp(min=0)
+            off = (1 - change[:, 0] / 0.5).abs()
             moved = (shifted[0] - truth[0]).abs().mean(dim=(1, 2, 3))
-            wanted.append(float((1 - cos + short + 2.7 * moved).mean()))
-            x = alphas[i + 1] * shifted[0] + sigmas[i + 1] * (plain if mode == "asymmetric" else shifted)[1]
-            source = alphas[i + 1] * truth[0] + sigmas[i + 1] * truth[1]
+            wanted.append(float((1 - cos + off + 2.7 * moved).mean()))
+            x0, eps = (p + gain * (s - p) for p, s in zip(plain, shifted, strict=True))
+            walk.append(onward(i, walk, x0, plain[1] if mode == "asymmetric" else eps))
+            plainly.append(onward(i, plainly, *truth))
     assert found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_the_plain_process_ends_in_the_images(v_model, codes, images):
+    """As codes of the exact codec do, and not those of x_T alone."""
+    config = DirectionalObjective.Config()
+    objective = ShiftObjective(v_model, shift_for(v_model), codes, goal(), config)
+    everything = torch.arange(4)
+    torch.testing.assert_close(objective._ahead(everything, 6).x, images, atol=1e-3, rtol=1e-3)
 
 
 def test_what_does_not_fit_into_memory_is_walked_again(v_model, codes, monkeypatch):

@@ -65,12 +65,12 @@ def learn(command: Directions, model: Editable, out: Path) -> Report:
     figures = []
     for goal, stem in zip(goals, stems, strict=True):
         say(f"f_t for {goal.name}")
-        chosen = _without(images, goal.name).limit(limit)
+        chosen, signs = _learned_from(images, goal.name, limit, having=command.variant == "corrected")
         with progress("inverting") as done:
             made = learn_shift(
                 model, chosen, goal, out / stem, recipe=recipe, t_edit=_t_edit(command, model, goal),
-                classes=_classes(model, chosen), iterations=command.iterations, minutes=command.minutes, say=say,
-                progress=done,
+                classes=_classes(model, chosen), signs=signs, iterations=command.iterations, minutes=command.minutes,
+                say=say, progress=done,
             )  # fmt: skip
         figures.append({
             "name": goal.name, "images": len(chosen), "t_edit": made.config.t_edit,
@@ -145,11 +145,19 @@ def _labelled(model: Editable, images: ImageSet, name: str) -> tuple[Tensor, Ten
     return without, having
 
 
-def _without(images: ImageSet, name: str) -> ImageSet:
-    """Those that are known to lack an attribute, where they are enough: what has it needs no edit."""
+def _learned_from(images: ImageSet, name: str, limit: int, *, having: bool) -> tuple[ImageSet, list[int] | None]:
+    """At most `limit` images, and which of them lack an attribute (1) or have it and should lose it (-1).
+
+    having: whether those are wanted too. Where too few are known to lack it all images are taken, for such.
+    """
     values = images.attributes.get(name)
-    rows = [] if values is None else [i for i, value in enumerate(values) if value == 0]
-    return images.subset(rows) if len(rows) >= FEW else images
+    lacking = [] if values is None else [i for i, value in enumerate(values) if value == 0]
+    if values is None or len(lacking) < FEW:
+        return images.limit(limit), None
+    if not having:
+        return images.subset(lacking).limit(limit), None
+    chosen = images.subset([i for i, value in enumerate(values) if value in {0, 1}]).limit(limit)
+    return chosen, [1 if value == 0 else -1 for value in chosen.attributes[name]]
 
 
 def _classes(model: Editable, images: ImageSet) -> list[int] | None:

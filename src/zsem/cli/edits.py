@@ -107,8 +107,9 @@ class Edit(Command):
     """how far to go where no AMOUNT is given, in the direction's unit; 0 gives the images back"""
     mode: Literal["symmetric", "asymmetric"] = "symmetric"
     """in h: shift both halves of a step, which any number of steps answers alike, or x0 alone (Asyrp as published)"""
-    gain: float = 1.0
-    """in h, symmetric: how far to extrapolate from the plain prediction to that of the shifted h"""
+    gain: float | None = None
+    """in h, symmetric: how far to extrapolate from the plain prediction to that of the shifted h; by default as far as
+    asyrp was trained to, else 1. Try 6 with a mean difference"""
     t_edit: int | None = None
     """in h: edit at this timestep and above; by default as RUN/hspace/intervals.json says, or everywhere"""
     t_boost: int | None = None

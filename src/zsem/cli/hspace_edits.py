@@ -85,7 +85,7 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
     """Directions in h: along the exact codec's way, or the published process."""
     from zsem.hspace.boundary import Reach
     from zsem.hspace.editable import invert
-    from zsem.hspace.edits import asymmetric, symmetric
+    from zsem.hspace.edits import asymmetric, gain_of, symmetric, with_gain
     from zsem.hspace.engine import Shifts
     from zsem.values.direction import Direction
 
@@ -102,6 +102,9 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
                 raise ZsemError(f"--reach is for boundaries, and {direction.name} is none: leave it out")
             forced.add(direction.timesteps[0])
         summed = [(1.0, Reach(direction, amount)) for amount, direction in reached]
+    gain, everything = command.gain or 0.0, Shifts(summed)
+    if symmetrical and command.gain is None:
+        gain, everything = with_gain(summed, max(gain_of(one) for _, one in summed))
     codec = "exact" if symmetrical else "ddim"
     grid = model.grid(command.steps, codec, forced=sorted(forced))
 
@@ -112,7 +115,7 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
         def decoded(shift: Shift) -> Tensor:
             if symmetrical:
                 interval = (ends.t_edit, model.schedule.timesteps - 1)
-                return symmetric(model, codes, shift, gain=command.gain, interval=interval, classes=classes)
+                return symmetric(model, codes, shift, gain=gain, interval=interval, classes=classes)
             return asymmetric(
                 model,
                 codes,
@@ -124,7 +127,7 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
                 classes=classes,
             )
 
-        return decoded(Shifts(summed)), lambda: decoded(Shifts([]))
+        return decoded(everything), lambda: decoded(Shifts([]))
 
     return make
 
@@ -172,16 +175,14 @@ def _with_content(command: Edit, model: Editable) -> Callable[[ImageSet, int], M
     shown = open_images(command.content, model, limit=2)
     if len(shown) != 1:
         raise ZsemError(f"{command.content} holds several images: give one file")
-    t_edit = _phases(command, model).t_edit
+    t_edit, gain = _phases(command, model).t_edit, 1.0 if command.gain is None else command.gain
     reference, _ = collect(model, shown, classes=classes_for(model, shown), steps=command.steps)
 
     def make(images: ImageSet, first: int) -> Made:
         classes = classes_for(model, images)
         codes = invert(model, images, classes=classes, steps=command.steps)
         interval = (t_edit, model.schedule.timesteps - 1)
-        mixed = inject(
-            model, codes, reference, gamma=command.gamma, gain=command.gain, interval=interval, classes=classes
-        )
+        mixed = inject(model, codes, reference, gamma=command.gamma, gain=gain, interval=interval, classes=classes)
         return mixed, lambda: decode(model, codes, classes=classes)
 
     return make

@@ -33,6 +33,8 @@ Form = Literal["linear", "logarithmic"]
 KEPT_BYTES = 2**31
 """How much memory the predictions of the plain process may take; where they are more, they are made every time."""
 TINY = 1e-6
+Onward = tuple[Tensor, Tensor]
+"""x0 and eps that the next state is made of, which do not belong together in the asymmetric process."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,23 @@ class Sources:
 
     x0: Float[Tensor, "b s c h w"]
     embedded: Float[Tensor, "b s d"]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a walk is, and where it was one node before; at its start the same. Both [b, c, h, w]."""
+
+    x: Tensor
+    noisier: Tensor
+
+    def of(self, rows: Int[Tensor, " b"], device: torch.device) -> State:
+        """Of some of the images."""
+        return State(self.x[rows].to(device), self.noisier[rows].to(device))
+
+    @staticmethod
+    def cat(parts: Sequence[State]) -> State:
+        """Join along the batch."""
+        return State(torch.cat([one.x for one in parts]), torch.cat([one.noisier for one in parts]))
 
 
 class DirectionalObjective:
@@ -66,7 +85,7 @@ class DirectionalObjective:
         mode: Mode = "symmetric"
         """whether the edited eps stands in both halves of a step, or in the predicted x0 alone, as published"""
         gain: float = 1.0
-        """symmetric: how far to extrapolate from the plain to the edited prediction; 1 = not at all"""
+        """symmetric: how many times what a shift changes is carried on; the loss is of the shift alone"""
         t_edit: float = 0.0
         """the last timestep that is edited"""
         t_start: float | None = None
@@ -74,7 +93,7 @@ class DirectionalObjective:
         direction_weight: float = 1.0
         """of the directional loss"""
         reach_weight: float = 1.0
-        """of what the edit falls short of the goal's reach, as a share of that; nothing where it has none"""
+        """of how far from the goal's reach the edit ends, as a share of that; nothing where it has none"""
         reconstruction_weight: float = 3.0
         """of the mean absolute change of the predicted x0, times the goal's closeness"""
 
@@ -88,6 +107,7 @@ class DirectionalObjective:
         *,
         conditions: Condition | None = None,
         images: Float[Tensor, "n c h w"] | None = None,
+        signs: Float[Tensor, " n"] | None = None,
         batch_size: int = 16,
         progress: Progress | None = None,
     ) -> None:
@@ -97,6 +117,7 @@ class DirectionalObjective:
         codes: of images, with noise; the walk is over their timesteps.
         conditions: what the network is told for all codes; by default their z, or nothing.
         images: the originals in [-1, 1], which the source "image" needs.
+        signs: 1, or -1 where the shift is taken away and the embedding should go the other way; by default all 1.
         batch_size, progress: of that walk.
         Raises ZsemError where no timestep is edited; ValueError for codes without noise or of another model, and where
         the images are missing.
@@ -106,7 +127,7 @@ class DirectionalObjective:
         if config.source == "image" and (images is None or len(images) != len(codes)):
             raise ValueError("the source 'image' needs the original of every code")
         self.model, self.network, self.goal, self.config = frozen(model), network, goal, config
-        self._images = images
+        self._images, self._signs = images, signs
         told = Condition(z=codes.z if isinstance(model, DiffusionAutoencoder) else None)
         self._told = told if conditions is None else conditions
         self.grid = TimeGrid.from_levels(
@@ -118,11 +139,12 @@ class DirectionalObjective:
         if not self.nodes:
             raise ZsemError(f"no noise level lies at or above t_edit = {config.t_edit:g}: lower it, or take more steps")
         everything = torch.arange(len(codes)).split(batch_size)
-        self._start = codes.noise.x_T
+        self._carry = codes.noise.carry
+        self._start = State(codes.noise.x_T, codes.noise.x_T)
         if first > 0:
-            self._start = torch.cat([self._ahead(codes.noise.x_T[rows], rows, first).cpu() for rows in everything])
+            self._start = State.cat([self._ahead(rows, first) for rows in everything])
         self._kept: Sources | None = None
-        if 4 * len(codes) * len(self.nodes) * self._start[0].numel() <= KEPT_BYTES:
+        if 4 * len(codes) * len(self.nodes) * codes.noise.x_T[0].numel() <= KEPT_BYTES:
             self._kept = self._all_sources(everything, progress)
 
     @property
@@ -134,26 +156,25 @@ class DirectionalObjective:
         network = networks[self.optimiser]
         rows = batch.images.flatten().long()
         cond, sources = self._condition(rows), self._sources(rows)
-        x = self._start[rows].to(self.model.device)
+        state = self._start.of(rows, self.model.device)
         for place, node in enumerate(self.nodes):
-            t = self._t(node, x)
-            plain, edited = self._predict(network, x, t, cond)
-            losses = self._losses(edited.x0, Sources(sources.x0[:, place, None], sources.embedded[:, place, None]))
-            yield Phase(loss=losses.mean(), optimiser=self.optimiser)
-            x = self._next(node, edited.x0, edited.eps if plain is None else plain.eps).detach()
+            onward, edited = self._predict(network, state.x, self._t(node, state.x), cond, rows)
+            source = Sources(sources.x0[:, place, None], sources.embedded[:, place, None])
+            yield Phase(loss=self._losses(edited.x0, source, rows).mean(), optimiser=self.optimiser)
+            state = self._next(rows, node, state, *onward)
 
     @torch.no_grad()
     def ends(
         self, network: nn.Module, rows: Int[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """What the plain process and the edited one predict of some of the codes at the last edited timestep."""
-        cond = self._condition(rows)
-        x = x0 = self._start[rows].to(self.model.device)
+        cond, state = self._condition(rows), self._start.of(rows, self.model.device)
+        found = []
         for node in self.nodes:
-            plain, edited = self._predict(network, x, self._t(node, x), cond)
-            x0 = self.model.crop(edited.x0)
-            x = self._next(node, edited.x0, edited.eps if plain is None else plain.eps)
-        return self._sources(rows).x0[:, -1], x0
+            onward, edited = self._predict(network, state.x, self._t(node, state.x), cond, rows)
+            found = [self.model.crop(edited.x0)]
+            state = self._next(rows, node, state, *onward)
+        return self._sources(rows).x0[:, -1], found[0]
 
     @torch.no_grad()
     def figures(self, network: nn.Module, rows: Int[Tensor, " b"]) -> dict[str, float]:
@@ -163,7 +184,7 @@ class DirectionalObjective:
             the reach, where that is known. "change": absolute, of the predicted x0.
         """
         plain, edited = self.ends(network, rows)
-        change, goal = self.goal.embedding(edited) - self._sources(rows).embedded[:, -1], self.goal
+        change, goal = self._towards(edited, self._sources(rows).embedded[:, -1], rows), self.goal
         found = {
             "cosine": float(1 - directional_loss(change, goal.direction.to(change), "linear").mean()),
             "change": float((edited - plain).abs().mean()),
@@ -171,18 +192,25 @@ class DirectionalObjective:
         return found if goal.reach is None else {**found, "progress": float(goal.progress(change).mean()) / goal.reach}
 
     def _predict(
-        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition
-    ) -> tuple[Prediction | None, Prediction]:
-        """The plain prediction where its eps leads to the next state, else None; and the edited one."""
+        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition, rows: Int[Tensor, " b"]
+    ) -> tuple[Onward, Prediction]:
+        """What leads to the next state, and what the loss is of."""
         raise NotImplementedError
 
-    def _losses(self, x0: Float[Tensor, "b c h w"], source: Sources) -> Float[Tensor, " b"]:
+    def _towards(
+        self, x0: Float[Tensor, "b c h w"], source: Float[Tensor, "b d"], rows: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b d"]:
+        """The change of the embedding, turned round where the goal is."""
+        change = self.goal.embedding(x0) - source
+        return change if self._signs is None else change * self._signs[rows].to(change)[:, None]
+
+    def _losses(self, x0: Float[Tensor, "b c h w"], source: Sources, rows: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The loss of every image at one timestep."""
         config, x0 = self.config, self.model.crop(x0)
-        change = self.goal.embedding(x0) - source.embedded[:, 0]
+        change = self._towards(x0, source.embedded[:, 0], rows)
         losses = config.direction_weight * directional_loss(change, self.goal.direction.to(change), config.form)
         if self.goal.reach is not None and config.reach_weight > 0:
-            losses = losses + config.reach_weight * F.relu(1 - self.goal.progress(change) / self.goal.reach)
+            losses = losses + config.reach_weight * (1 - self.goal.progress(change) / self.goal.reach).abs()
         moved = (x0 - source.x0[:, 0]).abs().mean(dim=(1, 2, 3))
         return losses + config.reconstruction_weight * self.goal.closeness * moved
 
@@ -203,26 +231,26 @@ class DirectionalObjective:
         return Sources(torch.cat([one.x0.cpu() for one in found]), torch.cat([one.embedded.cpu() for one in found]))
 
     @torch.no_grad()
-    def _ahead(self, x: Tensor, rows: Int[Tensor, " b"], node: int) -> Tensor:
-        """The plain process from x_T to a node."""
-        cond, x = self._condition(rows), x.to(self.model.device)
+    def _ahead(self, rows: Int[Tensor, " b"], node: int) -> State:
+        """The plain process from x_T to a node, on the CPU."""
+        cond, state = self._condition(rows), self._start.of(rows, self.model.device)
         for passed in range(node):
-            prediction = self.model.denoiser(x, self._t(passed, x), cond)
-            x = self._next(passed, prediction.x0, prediction.eps)
-        return x
+            prediction = self.model.denoiser(state.x, self._t(passed, state.x), cond)
+            state = self._next(rows, passed, state, prediction.x0, prediction.eps)
+        return State(state.x.cpu(), state.noisier.cpu())
 
     @torch.no_grad()
     def _walked(self, rows: Int[Tensor, " b"]) -> Sources:
         """Of some of the codes, by walking the plain process."""
-        cond, x = self._condition(rows), self._start[rows].to(self.model.device)
+        cond, state = self._condition(rows), self._start.of(rows, self.model.device)
         found = []
         for node in self.nodes:
-            prediction = self.model.denoiser(x, self._t(node, x), cond)
+            prediction = self.model.denoiser(state.x, self._t(node, state.x), cond)
             found.append(self.model.crop(prediction.x0))
-            x = self._next(node, prediction.x0, prediction.eps)
+            state = self._next(rows, node, state, prediction.x0, prediction.eps)
         x0 = torch.stack(found, dim=1)
         if self._images is not None and self.config.source == "image":
-            embedded = self.goal.embedding(self._images[rows].to(x))[:, None].expand(-1, len(found), -1)
+            embedded = self.goal.embedding(self._images[rows].to(x0))[:, None].expand(-1, len(found), -1)
         else:
             embedded = torch.stack([self.goal.embedding(one) for one in found], dim=1)
         return Sources(x0, embedded)
@@ -237,9 +265,21 @@ class DirectionalObjective:
     def _t(self, node: int, x: Tensor) -> Float[Tensor, " b"]:
         return self.grid.t[node].to(x).expand(len(x))
 
-    def _next(self, node: int, x0: Tensor, eps: Tensor) -> Tensor:
-        """One step of DDIM: x0 and eps need not belong together, as they do not in the asymmetric process."""
-        return float(self.grid.alpha[node + 1]) * x0 + float(self.grid.sigma[node + 1]) * eps
+    def _next(self, rows: Int[Tensor, " b"], node: int, state: State, x0: Tensor, eps: Tensor) -> State:
+        """One step of the codec that made the codes: O-BELM where they have a carry (`codecs.Exact`), or DDIM.
+
+        So the plain process ends in the images themselves, and the edited one is the one that edits later take.
+        """
+        alpha, u = self.grid.alpha.tolist(), self.grid.u.tolist()
+        ahead, r = u[node] - u[node + 1], 0.0
+        onto = x0 + u[node] * eps  # x / alpha, but for what an asymmetric edit changes
+        if self._carry is not None and node > 0:
+            r = ahead / (u[node - 1] - u[node])
+            onto = onto + r**2 * (state.noisier / alpha[node - 1] - state.x / alpha[node])
+        x = alpha[node + 1] * (onto - (1 + r) * ahead * eps)
+        if self._carry is not None and node == 0:
+            x = x + self._carry[rows].to(x)
+        return State(x.detach(), state.x)
 
 
 class ShiftObjective(DirectionalObjective):
@@ -248,18 +288,31 @@ class ShiftObjective(DirectionalObjective):
     optimiser = "shift"
 
     def _predict(
-        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition
-    ) -> tuple[Prediction | None, Prediction]:
+        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition, rows: Int[Tensor, " b"]
+    ) -> tuple[Onward, Prediction]:
         mode, gain = self.config.mode, self.config.gain
         assert isinstance(network, Shift)
+        shift: Shift = network if self._signs is None else _Signed(network, self._signs[rows].to(x_t))
         wanted = mode == "asymmetric" or gain != 1
-        plain, shifted = predictions(self.model.denoiser, x_t, t, cond, network, plain=wanted)
+        plain, shifted = predictions(self.model.denoiser, x_t, t, cond, shift, plain=wanted)
+        if plain is None:
+            return (shifted.x0, shifted.eps), shifted
         if mode == "asymmetric":
-            return plain, shifted
-        if plain is None or gain == 1:
-            return None, shifted
+            return (shifted.x0, plain.eps), shifted
         alpha, sigma = level_like(self.model.schedule, t, x_t)
-        return None, plain.steer(gain * (shifted.eps - plain.eps), sigma / alpha)
+        further = plain.steer(gain * (shifted.eps - plain.eps), sigma / alpha)
+        return (further.x0, further.eps), shifted
+
+
+@dataclass(frozen=True)
+class _Signed:
+    """A shift that is taken away from some images of a batch."""
+
+    shift: Shift
+    signs: Float[Tensor, " b"]
+
+    def __call__(self, h: Float[Tensor, "b c h w"], t: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        return self.shift(h, t) * self.signs[:, None, None, None]
 
 
 class TuningObjective(DirectionalObjective):
@@ -268,13 +321,14 @@ class TuningObjective(DirectionalObjective):
     optimiser = "unet"
 
     def _predict(
-        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition
-    ) -> tuple[Prediction | None, Prediction]:
-        """Raises ValueError for an asymmetric process or a gain: there is no bottleneck that is shifted."""
-        if self.config.mode != "symmetric" or self.config.gain != 1:
+        self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition, rows: Int[Tensor, " b"]
+    ) -> tuple[Onward, Prediction]:
+        """Raises ValueError for an asymmetric process, a gain or signs: there is no bottleneck that is shifted."""
+        if self.config.mode != "symmetric" or self.config.gain != 1 or self._signs is not None:
             raise ValueError("new weights have one prediction: train them in the symmetric mode with a gain of 1")
         tuned: NetworkDenoiser = replace(self.model.denoiser, network=network)
-        return None, tuned(x_t, t, cond)
+        prediction = tuned(x_t, t, cond)
+        return (prediction.x0, prediction.eps), prediction
 
 
 def directional_loss(change: Float[Tensor, "b d"], direction: Float[Tensor, " d"], form: Form) -> Float[Tensor, " b"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +15,7 @@ from zsem.diffusion.solvers import last
 from zsem.hspace.asyrp import asyrp, asyrp_grid
 from zsem.hspace.collect import batches, of_rows
 from zsem.hspace.editable import Editable, condition_of, decode
-from zsem.hspace.engine import Edited
+from zsem.hspace.engine import Edited, Shifts
 from zsem.models.diffusion import Classes
 from zsem.models.imaging import U_MAX, Progress, evaluation
 from zsem.models.shift import LearnedShift
@@ -97,6 +99,27 @@ def asymmetric(
         if progress is not None:
             progress(rows.stop, len(codes))
     return torch.cat(out)
+
+
+def with_gain(terms: Sequence[tuple[float, Shift]], gain: float | None = None) -> tuple[float, Shifts]:
+    """Amounts of shifts as a gain for all of them, and what is left for their amounts.
+
+    To first order in a shift amount and gain are one: their product tells how far it goes. But of small shifts of h the
+    network gives a better account than of large ones, and a gain leaves h where it knows it.
+    gain: by default the amount that goes furthest, so that its own shift is added once.
+    A learned shift was trained at a gain of its own, by which its amount is multiplied.
+    """
+    amounts = [amount * gain_of(shift) for amount, shift in terms]
+    if gain is None:
+        gain = max((abs(amount) for amount in amounts), default=0.0)
+    if gain == 0:
+        return 0.0, Shifts([])
+    return gain, Shifts([(amount / gain, shift) for amount, (_, shift) in zip(amounts, terms, strict=True)])
+
+
+def gain_of(shift: Shift) -> float:
+    """The gain that a shift was trained at; 1 where it was not trained."""
+    return shift.config.gain if isinstance(shift, LearnedShift) else 1.0
 
 
 def check_shift(model: Editable, shift: Shift) -> None:

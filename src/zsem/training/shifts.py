@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -65,10 +65,10 @@ RECIPES: dict[Variant, Recipe] = {
         published_inversion=True,
     ),
     "corrected": Recipe(
-        objective=DirectionalObjective.Config(),
-        settings=Loop.Config(batch_size=8, learning_rate=1e-3, warmup=10, log_every=5, **_QUIET),
+        objective=DirectionalObjective.Config(gain=3.0, reconstruction_weight=6.0),
+        settings=Loop.Config(batch_size=4, learning_rate=1e-3, warmup=10, log_every=5, **_QUIET),
         steps=STEPS,
-        iterations=100,
+        iterations=150,
     ),
 }
 TUNING = Recipe(
@@ -89,6 +89,7 @@ def learn_shift(
     recipe: Recipe | Variant = "corrected",
     t_edit: float | int | None = None,
     classes: Classes = None,
+    signs: Sequence[int] | None = None,
     iterations: int | None = None,
     minutes: float | None = None,
     say: Callable[[str], None] = print,
@@ -97,6 +98,7 @@ def learn_shift(
     """f_t for one goal, which `folder` then holds; a training that it holds is gone on with.
 
     model: stays as it is. images: real ones of its kind; a few hundred do. classes: of a model that is conditional.
+    signs: of every image 1, or -1 where it has what the goal asks for and should lose it; None = they all lack it.
     recipe: "corrected" (ours), "published", or one of your own.
     t_edit: last timestep that is edited; None = `usual_t_edit`, unless the recipe says another.
     iterations, minutes: one of the two, over all resumes; by default the recipe's iterations.
@@ -115,7 +117,7 @@ def learn_shift(
             t_edit=float(last), steps=recipe.steps,
         ))  # fmt: skip
     shift.net.adopt(model.unet)
-    work = _Work(model, images, goal, Path(folder), recipe, classes, say, progress)
+    work = _Work(model, images, goal, Path(folder), recipe, classes, say, progress, signs)
     objective = work.objective(ShiftObjective, shift)
     return cast("LearnedShift", work.run(shift, objective, iterations, minutes, lambda made: made))
 
@@ -157,10 +159,13 @@ class _Work:
         classes: Classes,
         say: Callable[[str], None],
         progress: Progress | None,
+        signs: Sequence[int] | None = None,
     ) -> None:
         self.model, self.goal, self.folder, self.recipe, self.say = model, goal, folder, recipe, say
         self.inputs, self.progress = model.read(images), progress
-        self.classes = classes
+        self.classes, self.signs = classes, None if signs is None else torch.tensor(signs, dtype=torch.float32)
+        if self.signs is not None and len(self.signs) != len(self.inputs):
+            raise ZsemError(f"{len(self.signs)} signs for {len(self.inputs)} images: give one for each")
         self._claim()
         self.codes = self._codes()
 
@@ -171,7 +176,7 @@ class _Work:
             conditions = self.model.condition(self.classes, len(self.codes))
         return kind(
             self.model, network, self.codes, self.goal, self.recipe.objective, conditions=conditions,
-            images=self.inputs.part(slice(None)) if from_image else None, progress=self.progress,
+            images=self.inputs.part(slice(None)) if from_image else None, signs=self.signs, progress=self.progress,
         )  # fmt: skip
 
     def run(
@@ -212,6 +217,7 @@ class _Work:
         about = json.loads(json.dumps({
             "model": self.model.stamp, "name": self.goal.name, "goal": digest(self.goal),
             "images": pixels_digest(self.inputs), "recipe": asdict(self.recipe),
+            "signs": None if self.signs is None else self.signs.tolist(),
         }))  # fmt: skip
         path = self.folder / "run.json"
         if path.exists() and json.loads(path.read_text("utf-8")) != about:

@@ -14,7 +14,7 @@ from zsem.hspace import boundary, embeddings
 from zsem.hspace.alternatives import Target, classifier_guided, sdedit, towards_mean, tuned
 from zsem.hspace.components import pca
 from zsem.hspace.editable import Editable, invert
-from zsem.hspace.edits import asymmetric
+from zsem.hspace.edits import asymmetric, gain_of
 from zsem.hspace.engine import Shifts
 from zsem.hspace.injection import inject
 from zsem.models.scalars import seen
@@ -23,11 +23,12 @@ from zsem.semantics.probes import auroc
 from zsem.training.shifts import TUNING, tune
 from zsem.values.direction import Direction
 
-SYMMETRIC = (0.5, 1.0, 2.0, 4.0)
-"""Amounts that are tried: of the mean difference, or of a direction that was made as long."""
+SYMMETRIC = (1.0, 2.0, 4.0, 8.0)
+"""Amounts that are tried: gains of the mean difference, or of a direction that was made as long."""
 ASYMMETRIC = (0.125, 0.25, 0.5, 1.0)
 """Of the published process, whose steps count for more (Theorem 1: about three times at 20 steps)."""
-TRAINED = (0.5, 1.0, 1.5, 2.0)
+TRAINED = (0.5, 0.75, 1.0, 1.5)
+"""Shares of the gain that f_t was trained at."""
 GAMMAS = (0.2, 0.4, 0.6, 0.8)
 NOISED = (0.25, 0.4, 0.55, 0.7)
 """SDEdit: shares of the timesteps that are noised away."""
@@ -98,7 +99,9 @@ def find_shift(shop: Workshop, name: str) -> Method:
 def find_mean_shift(shop: Workshop, name: str) -> Method:
     """What f_t adds to h of training images that lack the attribute, averaged over them."""
     without = np.flatnonzero(shop.labels(name) == 0)
-    return shop.shifted(mean_shift(shop, learned(shop, name), shop.collected.h[without], name), TRAINED)
+    shift = learned(shop, name)
+    amounts = tuple(share * gain_of(shift) for share in TRAINED)
+    return shop.shifted(mean_shift(shop, shift, shop.collected.h[without], name), amounts)
 
 
 def find_injection(shop: Workshop, name: str) -> Method:
@@ -202,33 +205,34 @@ class Kind:
 
 METHODS: Mapping[str, Kind] = {
     "mean": Kind(
-        find=find_mean, title="mean difference, symmetric", cost=1,
+        find=find_mean, title="mean difference, symmetric", cost=1.5,
         meaning="mean h of training images with the attribute minus that of images without, at every timestep, added "
-        "in both halves of every step",
+        "in both halves of every step; the amount is a gain of what that changes in eps",
     ),
     "asymmetric": Kind(
         find=find_asymmetric, title="mean difference, asymmetric", cost=2.5,
         meaning="the same direction by the rule that Asyrp published: in the predicted x0 alone, after DDIM inversion",
     ),
     "global": Kind(
-        find=find_global, title="mean difference, global", cost=1,
+        find=find_global, title="mean difference, global", cost=1.5,
         meaning="the same averaged over the timesteps: one shift for all of them",
     ),
     "pca": Kind(
-        find=find_component, title="best principal component", cost=1,
+        find=find_component, title="best principal component", cost=1.5,
         meaning=f"of the first {COMPONENTS} principal components of h the one that tells images with and without "
         "apart best; as long as the mean difference",
     ),
     "boundary": Kind(
-        find=find_boundary, title="linear boundary", cost=1,
+        find=find_boundary, title="linear boundary", cost=1.5,
         meaning="the normal of a linear probe of h, of the timestep where it reads best; as long as the mean one",
     ),
     "f_t": Kind(
-        find=find_shift, title="f_t, trained on z_sem", cost=1.2, asks=True, trains="f_t",
-        meaning="Asyrp's network, trained so that the z_sem of the edited image moves as the attribute does",
+        find=find_shift, title="f_t, trained on z_sem", cost=1.7, asks=True, trains="f_t",
+        meaning="Asyrp's network, trained so that the z_sem of the edited image moves as the attribute does, to both "
+        "sides; an amount of 1 is the gain that it was trained at",
     ),
     "f_t-mean": Kind(
-        find=find_mean_shift, title="f_t, mean of its shifts", cost=1, asks=True, trains="f_t",
+        find=find_mean_shift, title="f_t, mean of its shifts", cost=1.5, asks=True, trains="f_t",
         meaning="what f_t adds at every timestep, averaged over training images: one shift for all images",
     ),
     "injection": Kind(

@@ -21,7 +21,7 @@ from zsem.evaluation.bottleneck.workshop import Faces, Workshop, as_long, differ
 from zsem.evaluation.flipping import SHOWN, Flipping
 from zsem.hspace.asyrp import scaled_as_published
 from zsem.hspace.editable import condition_of, decode
-from zsem.hspace.edits import asymmetric
+from zsem.hspace.edits import asymmetric, gain_of, with_gain
 from zsem.hspace.engine import Edited, Shifts, predictions
 from zsem.metrics.editing import monotonicity, squares
 from zsem.metrics.intervals import wilson
@@ -34,6 +34,7 @@ STRENGTHS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 """In units of the amount that the study has chosen."""
 CONSISTENCY = "consistency over the number of steps"
 SYMMETRIC, PUBLISHED = "symmetric, second-order solver", "asymmetric, scaled as published"
+TRAINED = "f_t, symmetric, second-order solver"
 """The processes that are compared there."""
 RANDOM_DRAW = 6
 COMPARED = 16
@@ -168,8 +169,9 @@ def homogeneity(case: Case) -> Property:
     if "f_t" in case.amounts:
         shift, trained = learned(shop, name), case.amounts["f_t"]
         terms["f_t, each image's own"] = (trained, shift)
-        terms["f_t of one training image"] = (trained, mean_shift(shop, shift, h[without[:1]], name))
-        terms["f_t, mean over training images"] = (trained, mean_shift(shop, shift, h[without], name))
+        carried = trained * gain_of(shift)
+        terms["f_t of one training image"] = (carried, mean_shift(shop, shift, h[without[:1]], name))
+        terms["f_t, mean over training images"] = (carried, mean_shift(shop, shift, h[without], name))
         figures["cosine"] = alike(shop, shift, h[without[:COMPARED]])
     plain = case.moved()
     before, pictures, rows = case.logits(plain), {"unedited": case.shown(plain)}, []
@@ -287,6 +289,9 @@ def consistency(case: Case) -> Property:
         SYMMETRIC: lambda number, amount: walked(case, number, [(amount, shift)]),
     }
     amounts = {SYMMETRIC: case.amounts["mean"]}
+    if "f_t" in case.amounts:
+        walks[TRAINED] = lambda number, amount: walked(case, number, [(amount, learned(shop, case.name))])
+        amounts[TRAINED] = case.amounts["f_t"]
     if "asymmetric" in case.amounts:
         walks[PUBLISHED] = lambda number, amount: asymmetric(
             model, codes, scaled_as_published([(amount, shift)], trained_steps=shop.steps, steps=number),
@@ -310,9 +315,9 @@ def consistency(case: Case) -> Property:
         })  # fmt: skip
     return Property(
         name=CONSISTENCY, figures=figures, rows=rows, pictures=pictures,
-        meaning="The change of the judge's mean logit by one shift, from the same noise, beside a walk without a "
-        f"shift, with t_edit = {shop.t_edit:g} a level of every walk. The symmetric edit needs no rule for the "
-        "number of steps; the published one is scaled by S / S~.",
+        meaning="The change of the judge's mean logit by one shift (the mean difference; f_t where it is named), from "
+        f"the same noise, beside a walk without a shift, with t_edit = {shop.t_edit:g} a level of every walk. The "
+        "symmetric edit needs no rule for the number of steps; the published one is scaled by S / S~.",
     )  # fmt: skip
 
 
@@ -325,7 +330,8 @@ def walked(case: Case, steps: int, terms: Sequence[tuple[float, Shift]]) -> Floa
         codes = case.faces.codes[rows]
         assert codes.noise is not None
         with evaluation(model):
-            edited = Edited(model.denoiser, Shifts(terms), interval=shop.interval)
+            gain, shift = with_gain(terms)
+            edited = Edited(model.denoiser, shift, gain, interval=shop.interval)
             walk = dpmpp_2m(bind(edited, condition_of(model, codes, None)), codes.noise.x_T.to(model.device), grid)
             out.append(model.crop(last(walk)[0]).float().cpu())
     return torch.cat(out)

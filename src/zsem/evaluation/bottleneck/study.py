@@ -26,11 +26,11 @@ from zsem.evaluation.keeping import digest, fingerprint, read_kept, write_kept
 from zsem.hspace.editable import Editable, condition_for, invert
 from zsem.models.imaging import evaluation
 from zsem.models.judge import Judge
-from zsem.training.shifts import RECIPES
+from zsem.training.shifts import RECIPES, TUNING
 from zsem.values import draws
 from zsem.values.errors import ZsemError
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Results that were kept by another version of the study are made again."""
 MORE = 3
 """How often the amounts that are tried may be doubled or halved, where the best one lies at an end."""
@@ -318,16 +318,18 @@ class HspaceStudy(Flipping):
         """Seconds of all that may have to be done, from the time that the network takes for one batch."""
         options, once = self.options, self.seconds_per_image()
         levels = len([t for t in self.model.grid(options.steps).t[:-1].tolist() if t >= self.shop.t_edit])
-        iterations = {"f_t": options.shift_iterations, "tuned": 2 * options.tuning_iterations}  # there and back
+        trainings = {  # images that they pass through the network at every level
+            "f_t": options.shift_iterations * RECIPES["corrected"].settings.batch_size,
+            "tuned": 2 * options.tuning_iterations * TUNING.settings.batch_size,  # there and back
+        }
         total = options.steps * (options.number + options.learned_from)
         for method in self.methods:
             tried = 0 if method in FIXED else options.tuned_on * 5
             total += len(options.attributes) * METHODS[method].cost * options.steps * (options.number + tried)
         kinds = {METHODS[method].trains for method in self.methods}
-        for what, number in iterations.items():
+        for what, number in trainings.items():
             if what in kinds:
-                trained = number * RECIPES["corrected"].settings.batch_size * levels * BACKWARD
-                total += len(options.attributes) * trained
+                total += len(options.attributes) * number * levels * BACKWARD
         walks = 16 + 4 * sum(options.consistent_steps) / options.steps
         total += len(options.attributes) * options.of_properties * options.steps * walks
         return once * total

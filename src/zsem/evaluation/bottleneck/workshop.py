@@ -20,8 +20,7 @@ from zsem.evaluation.keeping import cleaned, digest
 from zsem.hspace import embeddings
 from zsem.hspace.collect import Collected, collect
 from zsem.hspace.editable import Editable
-from zsem.hspace.edits import symmetric
-from zsem.hspace.engine import Shifts
+from zsem.hspace.edits import symmetric, with_gain
 from zsem.hspace.means import mean_difference
 from zsem.models.autoencoder import DiffusionAutoencoder
 from zsem.models.base import Model
@@ -137,8 +136,9 @@ class Workshop:
         return Method(edit=change, amounts=amounts, shift=shift)
 
     def moved(self, codes: Codes, terms: Sequence[tuple[float, Shift]]) -> Float[Tensor, "n c h w"]:
-        """Codes decoded with shifts of h."""
-        return symmetric(self.model, codes, Shifts(terms), interval=self.interval, batch_size=self.batch_size)
+        """Codes decoded with shifts of h, whose amounts are taken for a gain."""
+        gain, shift = with_gain(terms)
+        return symmetric(self.model, codes, shift, gain=gain, interval=self.interval, batch_size=self.batch_size)
 
     def trained(self, name: str, what: str, train: Callable[[], Sequence[Trained]]) -> Sequence[Trained]:
         """What `train` gives; `spent` counts what went before too, where a training was gone on with or found."""
@@ -167,10 +167,14 @@ def learned(shop: Workshop, name: str) -> LearnedShift:
         recipe = replace(RECIPES["corrected"], steps=shop.steps)
 
         def train() -> list[LearnedShift]:
+            labels = shop.labels(name)
+            known = np.flatnonzero(~np.isnan(labels))
             return [
                 learn_shift(
-                    shop.model, shop.kind(name, 0), shop.goal(name), shop.folder / f"{plain(name)}-f_t",
-                    recipe=recipe, t_edit=shop.t_edit, iterations=shop.shift_iterations, say=shop.say,
+                    shop.model, shop.learning.subset(known.tolist()), shop.goal(name),
+                    shop.folder / f"{plain(name)}-f_t", recipe=recipe, t_edit=shop.t_edit,
+                    signs=[-1 if label else 1 for label in labels[known]], iterations=shop.shift_iterations,
+                    say=shop.say,
                 )
             ]  # fmt: skip
 
