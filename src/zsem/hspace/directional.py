@@ -169,12 +169,12 @@ class DirectionalObjective:
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """What the plain process and the edited one predict of some of the codes at the last edited timestep."""
         cond, state = self._condition(rows), self._start.of(rows, self.model.device)
-        found = []
+        x0 = state.x
         for node in self.nodes:
             onward, edited = self._predict(network, state.x, self._t(node, state.x), cond, rows)
-            found = [self.model.crop(edited.x0)]
+            x0 = self.model.crop(edited.x0)
             state = self._next(rows, node, state, *onward)
-        return self._sources(rows).x0[:, -1], found[0]
+        return self._sources(rows).x0[:, -1], x0
 
     @torch.no_grad()
     def figures(self, network: nn.Module, rows: Int[Tensor, " b"]) -> dict[str, float]:

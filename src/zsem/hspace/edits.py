@@ -41,6 +41,7 @@ def symmetric(
 
     With a shift or gain of 0 they are what `model.decode` makes of the codes, to the bit.
     codes: of images, with noise; those without are given fresh noise, a function of (seed, position).
+    gain: how far to extrapolate from the plain prediction; for a learned shift what it was trained at (`gain_of`).
     interval: first and last timestep, both inclusive, at which h is edited: (t_edit, T - 1).
     classes: of a model that is conditional on them, as they were given to `invert`.
     Raises ZsemError where the codes or the direction belong to another model.
