@@ -102,7 +102,7 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
                 raise ZsemError(f"--reach is for boundaries, and {direction.name} is none: leave it out")
             forced.add(direction.timesteps[0])
         summed = [(1.0, Reach(direction, amount)) for amount, direction in reached]
-    gain, everything = command.gain or 0.0, Shifts(summed)
+    gain, everything = 1.0 if command.gain is None else command.gain, Shifts(summed)
     if symmetrical and command.gain is None:
         gain, everything = with_gain(summed, max(gain_of(one) for _, one in summed))
     codec = "exact" if symmetrical else "ddim"

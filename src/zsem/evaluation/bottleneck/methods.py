@@ -227,7 +227,7 @@ METHODS: Mapping[str, Kind] = {
         meaning="the normal of a linear probe of h, of the timestep where it reads best; as long as the mean one",
     ),
     "f_t": Kind(
-        find=find_shift, title="f_t, trained on z_sem", cost=1.7, asks=True, trains="f_t",
+        find=find_shift, title="f_t, trained on z_sem", cost=1.75, asks=True, trains="f_t",
         meaning="Asyrp's network, trained so that the z_sem of the edited image moves as the attribute does, to both "
         "sides; an amount of 1 is the gain that it was trained at",
     ),
