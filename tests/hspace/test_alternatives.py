@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from zsem.diffusion.denoiser import bind
 from zsem.hspace.alternatives import (
     LowPass,
+    Replaced,
     Target,
     classifier_guided,
     lowpass,
@@ -110,6 +111,22 @@ def test_a_classifier_of_noisy_images_guides(v_model, images):
         with torch.no_grad():
             logits.append(classifier(made, torch.zeros(3)).diff(dim=1)[:, 0])
     assert bool((logits[1] > logits[0]).all())
+
+
+def test_new_weights_are_extrapolated_to(v_model, random_model, images):
+    """In every step eps + gain (eps of the new weights - eps), below t_start; nothing at a gain of 0."""
+    other = random_model(prediction="v")
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(1.02)
+    x, t, cond = images, torch.full((3,), 400.0), v_model.condition(None, 3)
+    plain, new = (model.denoiser(x, t, cond).eps for model in (v_model, other))
+    replaced = Replaced(v_model.denoiser, other.denoiser, (0.0, 500.0), 2.5)
+    torch.testing.assert_close(replaced(x, t, cond).eps, plain + 2.5 * (new - plain), atol=1e-4, rtol=1e-4)
+    assert torch.equal(replaced(x, t + 200, cond).eps, v_model.denoiser(x, t + 200, cond).eps)
+    one, many, none = (tuned(v_model, images, Target(model=other), gain=gain, steps=5) for gain in (1, 3, 0))
+    torch.testing.assert_close(none, images, atol=1e-4, rtol=0)
+    assert float((many - images).abs().mean()) > 2 * float((one - images).abs().mean()) > 0
 
 
 def test_what_a_method_needs_is_asked_for(v_model, images):

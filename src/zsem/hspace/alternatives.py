@@ -172,6 +172,7 @@ def tuned(
     target: Target,
     *,
     t_start: float | int | None = None,
+    gain: float | int | None = None,
     classes: Classes = None,
     steps: int = STEPS,
     batch_size: int = 16,
@@ -180,6 +181,7 @@ def tuned(
     """Invert the images with the model, and decode with the weights of the target's from t_start on (DiffusionCLIP).
 
     t_start: first timestep of the new weights, t_0 there; None = what the target's history says, else all.
+    gain: how far to extrapolate from the model's eps to that of the new weights; None = what they were trained at.
     classes: of a model that is conditional, as the images are.
     Raises ZsemError for a target without a model, or one of another architecture.
     """
@@ -188,10 +190,11 @@ def tuned(
         raise ZsemError("tuned weights are those of a model of the same architecture: make one with `tune`")
     start = other.history.get("t_start") if t_start is None else t_start
     interval = (0.0, float(model.schedule.timesteps - 1 if start is None else start))
+    reach = other.history.get("gain", 1.0) if gain is None else gain
     codes = invert(model, images, classes=classes, steps=steps, batch_size=batch_size)
 
     def steer(cond: Condition, _: slice) -> BoundDenoiser:
-        return bind(Replaced(model.denoiser, other.denoiser, interval), cond)
+        return bind(Replaced(model.denoiser, other.denoiser, interval, reach), cond)
 
     return decode(model, codes, classes=classes, batch_size=batch_size, steer=steer, progress=progress)
 
@@ -224,16 +227,23 @@ class LowPass(Steered):
 
 
 class Replaced(Steered):
-    """A denoiser in whose place another one stands within an interval of timesteps."""
+    """A denoiser in whose place another one stands within an interval of timesteps, or eps + gain (other - eps)."""
 
-    def __init__(self, denoise: Denoiser, other: Denoiser, interval: Interval) -> None:
+    def __init__(self, denoise: Denoiser, other: Denoiser, interval: Interval, gain: float | int = 1.0) -> None:
         """interval: first and last timestep, both inclusive."""
         super().__init__(denoise)
-        self._plain, self._other, self._interval = denoise, other, interval
+        self._plain, self._other, self._interval, self._gain = denoise, other, interval, gain
 
     def __call__(self, x_t: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
-        """One evaluation of either network; t is the same for all images, as solvers and codecs have it."""
-        return (self._plain if idle(self._interval, t) else self._other)(x_t, t, cond)
+        """An evaluation of either network, or of both; t is the same for all images, as solvers and codecs have it."""
+        if idle(self._interval, t):
+            return self._plain(x_t, t, cond)
+        other = self._other(x_t, t, cond)
+        if self._gain == 1:
+            return other
+        plain = self._plain(x_t, t, cond)
+        alpha, sigma = level_like(self.schedule, t, x_t)
+        return plain.steer(self._gain * (other.eps - plain.eps), sigma / alpha)
 
 
 def lowpass(x: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c h w"]:

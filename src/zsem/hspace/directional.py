@@ -85,7 +85,7 @@ class DirectionalObjective:
         mode: Mode = "symmetric"
         """whether the edited eps stands in both halves of a step, or in the predicted x0 alone, as published"""
         gain: float = 1.0
-        """symmetric: how many times what a shift changes is carried on; the loss is of the shift alone"""
+        """symmetric: how many times what the edit changes in eps is carried on; the loss is of what it changes once"""
         t_edit: float = 0.0
         """the last timestep that is edited"""
         t_start: float | None = None
@@ -197,6 +197,12 @@ class DirectionalObjective:
         """What leads to the next state, and what the loss is of."""
         raise NotImplementedError
 
+    def _further(self, plain: Prediction, edited: Prediction, x_t: Tensor, t: Tensor) -> Onward:
+        """What is carried on: the plain prediction and `gain` times what the edit changes in it."""
+        alpha, sigma = level_like(self.model.schedule, t, x_t)
+        found = plain.steer(self.config.gain * (edited.eps - plain.eps), sigma / alpha)
+        return found.x0, found.eps
+
     def _towards(
         self, x0: Float[Tensor, "b c h w"], source: Float[Tensor, "b d"], rows: Int[Tensor, " b"]
     ) -> Float[Tensor, "b d"]:
@@ -299,9 +305,7 @@ class ShiftObjective(DirectionalObjective):
             return (shifted.x0, shifted.eps), shifted
         if mode == "asymmetric":
             return (shifted.x0, plain.eps), shifted
-        alpha, sigma = level_like(self.model.schedule, t, x_t)
-        further = plain.steer(gain * (shifted.eps - plain.eps), sigma / alpha)
-        return (further.x0, further.eps), shifted
+        return self._further(plain, shifted, x_t, t), shifted
 
 
 @dataclass(frozen=True)
@@ -323,12 +327,16 @@ class TuningObjective(DirectionalObjective):
     def _predict(
         self, network: nn.Module, x_t: Tensor, t: Tensor, cond: Condition, rows: Int[Tensor, " b"]
     ) -> tuple[Onward, Prediction]:
-        """Raises ValueError for an asymmetric process, a gain or signs: there is no bottleneck that is shifted."""
-        if self.config.mode != "symmetric" or self.config.gain != 1 or self._signs is not None:
-            raise ValueError("new weights have one prediction: train them in the symmetric mode with a gain of 1")
+        """Raises ValueError for an asymmetric process, or signs: new weights have one prediction for all images."""
+        if self.config.mode != "symmetric" or self._signs is not None:
+            raise ValueError("new weights have one prediction: train them in the symmetric mode, without signs")
         tuned: NetworkDenoiser = replace(self.model.denoiser, network=network)
         prediction = tuned(x_t, t, cond)
-        return (prediction.x0, prediction.eps), prediction
+        if self.config.gain == 1:
+            return (prediction.x0, prediction.eps), prediction
+        with torch.no_grad():
+            plain = self.model.denoiser(x_t, t, cond)
+        return self._further(plain, prediction, x_t, t), prediction
 
 
 def directional_loss(change: Float[Tensor, "b d"], direction: Float[Tensor, " d"], form: Form) -> Float[Tensor, " b"]:

@@ -72,10 +72,10 @@ RECIPES: dict[Variant, Recipe] = {
     ),
 }
 TUNING = Recipe(
-    objective=DirectionalObjective.Config(t_start=500.0),
+    objective=DirectionalObjective.Config(t_start=500.0, gain=3.0, reconstruction_weight=6.0),
     settings=Loop.Config(batch_size=8, learning_rate=1e-5, warmup=10, log_every=5, **_QUIET),
     steps=STEPS,
-    iterations=50,
+    iterations=25,
 )
 """DiffusionCLIP: Adam at a small rate, from the middle of the noise to the image."""
 
@@ -140,7 +140,10 @@ def tune(
     Arguments and errors as for `learn_shift`. `hspace.alternatives.tuned` edits images with it.
     """
     made = copy.deepcopy(model).requires_grad_(True)
-    made.history = {**model.history, "tuned_from": model.stamp, "t_start": recipe.objective.t_start}
+    made.history = {
+        **model.history, "tuned_from": model.stamp, "t_start": recipe.objective.t_start,
+        "gain": recipe.objective.gain,
+    }  # fmt: skip
     work = _Work(model, images, goal, Path(folder), recipe, classes, say, progress)
     objective = work.objective(TuningObjective, made.unet)
     return cast("Editable", work.run(made, objective, iterations, minutes, lambda one: cast("Editable", one).unet))
