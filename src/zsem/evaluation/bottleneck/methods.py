@@ -23,12 +23,12 @@ from zsem.semantics.probes import auroc
 from zsem.training.shifts import TUNING, tune
 from zsem.values.direction import Direction
 
-SYMMETRIC = (1.0, 2.0, 4.0, 8.0)
+SYMMETRIC = (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 """Amounts that are tried: gains of the mean difference, or of a direction that was made as long."""
 ASYMMETRIC = (0.125, 0.25, 0.5, 1.0)
 """Of the published process, whose steps count for more (Theorem 1: about three times at 20 steps)."""
 TRAINED = (0.5, 0.75, 1.0, 1.5)
-"""Shares of the gain that f_t was trained at."""
+"""Shares of the gain that f_t or new weights were trained at."""
 GAMMAS = (0.2, 0.4, 0.6, 0.8)
 NOISED = (0.25, 0.4, 0.55, 0.7)
 """SDEdit: shares of the timesteps that are noised away."""
@@ -97,8 +97,8 @@ def find_shift(shop: Workshop, name: str) -> Method:
 
 
 def find_mean_shift(shop: Workshop, name: str) -> Method:
-    """What f_t adds to h of training images that lack the attribute, averaged over them."""
-    without = np.flatnonzero(shop.labels(name) == 0)
+    """What f_t adds to h of images that it learned from and that lack the attribute, averaged over them."""
+    without = np.flatnonzero(shop.labels(name)[: shop.trained_from] == 0)
     shift = learned(shop, name)
     amounts = tuple(share * gain_of(shift) for share in TRAINED)
     return shop.shifted(mean_shift(shop, shift, shop.collected.h[without], name), amounts)
@@ -159,8 +159,9 @@ def find_tuned(shop: Workshop, name: str) -> Method:
     def train() -> list[Editable]:
         return [
             tune(
-                shop.model, shop.kind(name, source), aim, shop.folder / f"{plain(name)}-tuned{sign:+d}",
-                recipe=recipe, iterations=shop.tuning_iterations, say=shop.say,
+                shop.model, shop.kind(name, source, first=shop.trained_from), aim,
+                shop.folder / f"{plain(name)}-tuned{sign:+d}", recipe=recipe, iterations=shop.tuning_iterations,
+                say=shop.say,
             )
             for sign, aim, source in ((1, goal, 0), (-1, back, 1))
         ]  # fmt: skip
@@ -169,9 +170,10 @@ def find_tuned(shop: Workshop, name: str) -> Method:
 
     def change(faces: Faces, sign: int, amount: float) -> Tensor:
         target = Target(model=giving if sign > 0 else taking)
-        return tuned(shop.model, faces.images, target, steps=shop.steps, batch_size=shop.batch_size)
+        gain = amount * recipe.objective.gain
+        return tuned(shop.model, faces.images, target, gain=gain, steps=shop.steps, batch_size=shop.batch_size)
 
-    return Method(edit=change)
+    return Method(edit=change, amounts=TRAINED)
 
 
 def find_z(shop: Workshop, name: str) -> Method:
@@ -248,8 +250,9 @@ METHODS: Mapping[str, Kind] = {
         meaning="the image decoded under the gradient of a linear probe of the predicted image's z_sem",
     ),
     "tuned": Kind(
-        find=find_tuned, title="fine-tuned (DiffusionCLIP)", cost=2, asks=True, in_h=False, trains="tuned",
-        meaning="all weights of the network trained with the loss of f_t, once to give and once to take away",
+        find=find_tuned, title="fine-tuned (DiffusionCLIP)", cost=2.5, asks=True, in_h=False, trains="tuned",
+        meaning="all weights of the network trained with the loss of f_t, once to give and once to take away; an "
+        "amount of 1 is the gain that they were trained at",
     ),
     "z_sem": Kind(
         find=find_z, title="z_sem of the autoencoder", cost=3, asks=True, in_h=False,
@@ -257,7 +260,7 @@ METHODS: Mapping[str, Kind] = {
     ),
 }  # fmt: skip
 """What is compared, in the order of the table."""
-FIXED = frozenset({"tuned", "z_sem"})
+FIXED = frozenset({"z_sem"})
 """Methods without an amount."""
 LENGTHS: Mapping[str, str] = {"f_t": "shift_iterations", "tuned": "tuning_iterations"}
 """What is trained, and the option that says how long."""

@@ -29,8 +29,10 @@ class StudyOptions:
     """held-out images that are edited, once for every attribute and method"""
     steps: int = 20
     """noise levels of every walk"""
-    learned_from: int = 200
-    """labelled training images that directions are found from; f_t learns from those of them that lack the attribute"""
+    learned_from: int = 1000
+    """labelled training images that directions are found from, at most half of those that there are"""
+    trained_from: int = 200
+    """of these f_t and fine-tuning learn from so many"""
     tuned_on: int = 16
     """other training images that the amounts are chosen on"""
     regardless: bool = False
@@ -50,15 +52,19 @@ class StudyOptions:
 
 
 QUICK: Mapping[str, Any] = {
-    "number": 4, "learned_from": 64, "tuned_on": 4, "of_properties": 2, "shift_iterations": 4, "tuning_iterations": 2,
-    "steps": 8, "consistent_steps": (4, 8),
+    "number": 4, "learned_from": 64, "trained_from": 64, "tuned_on": 4, "of_properties": 2, "shift_iterations": 4,
+    "tuning_iterations": 2, "steps": 8, "consistent_steps": (4, 8),
 }  # fmt: skip
 """To see that everything works: the figures mean nothing."""
 
 
 def check(options: StudyOptions, model: Editable, images: ImageSet) -> None:
     """Raise ZsemError for what cannot be studied; takes no time, and needs no judge."""
-    for name in ("number", "steps", "learned_from", "tuned_on", "batch_size", "shift_iterations", "tuning_iterations"):
+    positive = (
+        "number", "steps", "learned_from", "trained_from", "tuned_on", "batch_size", "shift_iterations",
+        "tuning_iterations",
+    )  # fmt: skip
+    for name in positive:
         if getattr(options, name) < 1:
             raise ZsemError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
     if unknown := [method for method in options.methods if method not in METHODS]:
@@ -72,9 +78,9 @@ def check(options: StudyOptions, model: Editable, images: ImageSet) -> None:
         raise ZsemError("the study is of models that are told no class: give an unconditional one, or an autoencoder")
     check_number(options.number, images)
     training = images.split("train")
-    if len(training) < options.learned_from + options.tuned_on:
+    if len(training) < options.trained_from + options.tuned_on:
         raise ZsemError(
-            f"directions are found from {options.learned_from} training images and their amounts chosen on "
+            f"directions are found from {options.trained_from} training images or more and their amounts chosen on "
             f"{options.tuned_on} others, and there are only {len(training)}: give more images"
         )
 

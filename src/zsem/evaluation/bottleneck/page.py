@@ -12,7 +12,7 @@ from zsem.data.pixels import displayable, grid
 from zsem.evaluation.bottleneck.cells import Cell, Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import QUICK
-from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, Property
+from zsem.evaluation.bottleneck.properties import CONSISTENCY, PUBLISHED, SYMMETRIC, TRAINED, Property
 from zsem.evaluation.bottleneck.study import HspaceStudy
 from zsem.evaluation.flipping import COLUMNS, HIGH, LOW, text
 from zsem.report import Picture, Point, Section, write_page
@@ -98,9 +98,10 @@ def summary(study: HspaceStudy) -> list[str]:
         f"each an attribute is flipped: given where it is missing (a probability of {HIGH:g} is asked for), taken away "
         f"where it is there ({LOW:g}). h is shifted at timesteps from {shop.t_edit:g} up. An independent network "
         "judges the pictures, its probabilities calibrated on other held-out images.",
-        f"Directions are found from {len(shop.learning)} labelled training images. How far to go along them is chosen "
-        f"on {options.tuned_on} other training images: of a few amounts the one whose edits come nearest to what was "
-        f"asked for, as the judge sees it: {kept}. The held-out images are not used for that.",
+        f"Directions are found from {len(shop.learning)} labelled training images, f_t and new weights from "
+        f"{shop.trained_from} of these. How far to go is chosen on {options.tuned_on} other training images: of a few "
+        f"amounts the one whose edits come nearest to what was asked for, as the judge sees it: {kept}. The held-out "
+        "images are not used for that.",
         *labels,
         MEANING,
     ]
@@ -141,8 +142,9 @@ def consistent(name: str, one: Property) -> Point:
     if off is None:
         last = one.figures["steps"][-1]
         return Point(text=f"{words(name)}: over {last} steps the judge's logit does not change: nothing to compare.")
-    published = one.figures.get(PUBLISHED, {}).get("off")
-    beside = "" if published is None else f" (published rule: {published:.0%})"
+    others = {what: one.figures.get(walk, {}).get("off") for what, walk in (("f_t", TRAINED), ("published", PUBLISHED))}
+    known = ", ".join(f"{what}: {value:.0%}" for what, value in others.items() if value is not None)
+    beside = f" ({known})" if known else ""
     said = f"{words(name)}: over {steps} steps the change of the judge's logit differs by {off:.0%} at most{beside}."
     return Point(text=said, mark="good" if off <= ALIKE else "poor")
 

@@ -77,15 +77,16 @@ class HspaceStudy(Flipping):
         levels = model.grid(options.steps).t[:-1]
         training = labelled_part(images.split("train"))
         order = draws.generator(options.seed, CHOICE_DRAW).permutation(len(training)).tolist()
-        learning = training.subset(order[: options.learned_from])
-        self.rest = training.subset(order[options.learned_from :])
+        first, further = options.trained_from, more_to_learn_from(options, len(order))
+        learning = training.subset([*order[:first], *order[len(order) - further :]])
+        self.rest = training.subset(order[first : len(order) - further])  # amounts are chosen on the same ones always
         level = float(levels[(levels - t_edit).abs().argmin()])
         key = digest([
             PROTOCOL, model.stamp, fingerprint(learning), fingerprint(self.rest), about_z_sem(reference), level,
-            options.steps, options.shift_iterations, options.tuning_iterations,
+            options.steps, options.trained_from, options.shift_iterations, options.tuning_iterations,
         ])  # fmt: skip
         self.shop = Workshop(
-            model=model, learning=learning, attributes=judge.config.attributes, reference=reference,
+            model=model, learning=learning, trained_from=first, attributes=judge.config.attributes, reference=reference,
             folder=self.study_folder / "trained" / key, t_edit=level, steps=options.steps,
             shift_iterations=options.shift_iterations, tuning_iterations=options.tuning_iterations,
             batch_size=options.batch_size, say=say,
@@ -249,7 +250,7 @@ class HspaceStudy(Flipping):
             return []
         amounts = {method: cells[method].amount for method in ("mean", "asymmetric", "f_t") if method in cells}
         asks = "f_t" in amounts
-        options = ["of_properties", "consistent_steps", *([LENGTHS["f_t"]] if asks else [])]
+        options = ["of_properties", "consistent_steps", *(["trained_from", LENGTHS["f_t"]] if asks else [])]
         origin = self.origin(flips.name, "properties", asks=asks, options=options) | {"amounts": amounts}
 
         def make() -> list[Property]:
@@ -302,7 +303,7 @@ class HspaceStudy(Flipping):
         """What one attribute by one method depends on, JSON-able."""
         kind = METHODS[method]
         options = [] if method in FIXED else ["tuned_on", "regardless"]
-        options += [] if kind.trains is None else [LENGTHS[kind.trains]]
+        options += [] if kind.trains is None else ["trained_from", LENGTHS[kind.trains]]
         return self.origin(name, method, asks=kind.asks, options=options)
 
     def origin(self, name: str | None, what: str, *, asks: bool = False, options: Sequence[str] = ()) -> dict[str, Any]:
@@ -322,9 +323,9 @@ class HspaceStudy(Flipping):
             "f_t": options.shift_iterations * RECIPES["corrected"].settings.batch_size,
             "tuned": 2 * options.tuning_iterations * TUNING.settings.batch_size,  # there and back
         }
-        total = options.steps * (options.number + options.learned_from)
+        total = options.steps * (options.number + len(self.shop.learning))
         for method in self.methods:
-            tried = 0 if method in FIXED else options.tuned_on * 5
+            tried = 0 if method in FIXED else options.tuned_on * 6
             total += len(options.attributes) * METHODS[method].cost * options.steps * (options.number + tried)
         kinds = {METHODS[method].trains for method in self.methods}
         for what, number in trainings.items():
@@ -347,6 +348,11 @@ class HspaceStudy(Flipping):
             for _ in range(TIMED):
                 model.denoiser(x, t, cond)
         return (time.monotonic() - started) / (TIMED * number)
+
+
+def more_to_learn_from(options: StudyOptions, training: int) -> int:
+    """Images that directions are found from beside those of the trainings; half of all stay for other ends."""
+    return max(min(options.learned_from, training // 2) - options.trained_from, 0)
 
 
 def about_z_sem(reference: Reference | None) -> list[Any] | None:

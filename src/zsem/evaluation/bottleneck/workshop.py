@@ -84,13 +84,15 @@ class Reference:
 class Workshop:
     """What methods are made from.
 
-    learning: training images with labels. attributes: of the judge, in its order. t_edit: last timestep that is edited,
-    a level of the walk of `steps`. shift_iterations, tuning_iterations: of f_t, and of each of two tunings.
+    learning: training images with labels. trained_from: how many of them, the first, f_t and tunings learn from.
+    attributes: of the judge, in its order. t_edit: last timestep that is edited, a level of the walk of `steps`.
+    shift_iterations, tuning_iterations: of f_t, and of each of two tunings.
     folder: for what is trained, with these settings alone.
     """
 
     model: Editable
     learning: ImageSet
+    trained_from: int
     attributes: tuple[str, ...]
     reference: Reference | None
     folder: Path
@@ -119,9 +121,9 @@ class Workshop:
         """Of the training images, NaN where they are not known."""
         return np.asarray(self.learning.attributes[name], dtype=np.float64)
 
-    def kind(self, name: str, value: int) -> ImageSet:
-        """The training images that have an attribute (1) or lack it (0)."""
-        return self.learning.subset(np.flatnonzero(self.labels(name) == value).tolist())
+    def kind(self, name: str, value: int, *, first: int | None = None) -> ImageSet:
+        """The training images, or the first of them, that have an attribute (1) or lack it (0)."""
+        return self.learning.subset(np.flatnonzero(self.labels(name)[:first] == value).tolist())
 
     def floats(self, images: ImageSet) -> Float[Tensor, "n c h w"]:
         """In [-1, 1]."""
@@ -167,7 +169,7 @@ def learned(shop: Workshop, name: str) -> LearnedShift:
         recipe = replace(RECIPES["corrected"], steps=shop.steps)
 
         def train() -> list[LearnedShift]:
-            labels = shop.labels(name)
+            labels = shop.labels(name)[: shop.trained_from]
             known = np.flatnonzero(~np.isnan(labels))
             return [
                 learn_shift(
