@@ -17,7 +17,15 @@ from zsem.evaluation.bottleneck.cells import Findings
 from zsem.evaluation.bottleneck.methods import METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions
 from zsem.evaluation.bottleneck.page import MOVED, consistent, overview, shown, verdict, write_study
-from zsem.evaluation.bottleneck.properties import CONSISTENCY, SYMMETRIC, Case, consistency, strength
+from zsem.evaluation.bottleneck.properties import (
+    CONSISTENCY,
+    PUBLISHED,
+    SYMMETRIC,
+    TRAINED,
+    Case,
+    consistency,
+    strength,
+)
 from zsem.evaluation.bottleneck.study import HspaceStudy, both_ways
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, as_long, difference, mean_shift, plain
 from zsem.hspace.edits import symmetric
@@ -370,6 +378,13 @@ def test_a_logit_that_does_not_change_is_nothing_to_compare(study):
     assert made.name == CONSISTENCY and made.figures[SYMMETRIC]["off"] is None
     assert made.rows[0]["largest difference to 3 steps"] == "–"
     assert "does not change" in consistent("smile", made).text
+
+
+def test_how_equal_an_edit_is_over_steps_is_said_of_f_t_too(found):
+    (told,) = [one for one in found.properties["smile"] if one.name == CONSISTENCY]
+    figures = {SYMMETRIC: {"off": 0.04}, TRAINED: {"off": 0.02}, PUBLISHED: {"off": None}}
+    point = consistent("smile", replace(told, figures={**told.figures, **figures}))
+    assert point.mark == "good" and point.text.endswith("differs by 4% at most (f_t: 2%).")
 
 
 def test_a_shift_of_nothing_is_no_line(study):
