@@ -1,7 +1,7 @@
 """Real faces interpolated through codes and through the noise of an unconditional model (DiffAE, Fig. 4, and its PPL).
 
     python -m experiments.models train avatars-64 avatars-64-ddpm
-    python -m experiments.figure4 [--number 200] [--quick] [--out runs/tables/figure4]
+    python -m experiments.figure4 [--number 1000] [--quick] [--out runs/tables/figure4]
 
 Pairs of held-out faces are encoded and everything between them is decoded: by the autoencoder from z on a straight
 line, x_T on a great circle and what belongs to x_T on a straight line, by its unconditional twin from x_T on a great
@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from experiments.compiling import compile_network, uncompiled
+from experiments.reconstructions import BATCH
 from experiments.tables import Cell, Faces, beside, equal_pixels, extent_of, fill, parser_of, publish, table, within
 
 from zsem.data.images import ImageSet
@@ -46,7 +48,10 @@ class Walk:
 
     def encode(self, images: ImageSet) -> Codes:
         encode = self.model.encode if isinstance(self.model, DiffusionAutoencoder) else self.model.invert
-        return encode(images, codec=self.codec, steps=self.steps)
+        return encode(images, codec=self.codec, steps=self.steps, batch_size=BATCH)
+
+    def decode(self, codes: Codes) -> torch.Tensor:
+        return self.model.decode(codes, batch_size=BATCH)
 
     def evaluations(self, images: int) -> int:
         """Of encoding images and decoding as many."""
@@ -57,14 +62,14 @@ class Walk:
         """uint8 pictures on the way between the first pairs, a row each."""
         half, share = len(codes) // 2, torch.linspace(0, 1, FRAMES)
         ways = [between(codes[[i]], codes[[half + i]], share) for i in range(min(pairs, half))]
-        return list(to_uint8(self.model.decode(Codes.cat(ways))).split(FRAMES))
+        return list(to_uint8(self.decode(Codes.cat(ways))).split(FRAMES))
 
     def judge(self, images: ImageSet, distance: Distance) -> dict[str, Any]:
         """PPL between the first half of images and the second, and the share of pixels that the ends keep."""
         codes, half = self.encode(images), len(images) // 2
-        found = path_length(self.model.decode, codes[:half], codes[half:], distance)
-        ends = to_uint8(self.model.decode(codes[: 2 * ROWS]))
-        return {**asdict(found), "identical": equal_pixels(ends, images.pixels[: 2 * ROWS])}
+        found = path_length(self.decode, codes[:half], codes[half:], distance)
+        ends = to_uint8(self.decode(codes[:BATCH]))  # a whole batch: others would be compiled for
+        return {**asdict(found), "identical": equal_pixels(ends, images.pixels[:BATCH])}
 
 
 def draw(walks: dict[str, Walk], images: ImageSet) -> Any:
@@ -79,12 +84,14 @@ def draw(walks: dict[str, Walk], images: ImageSet) -> Any:
 
 
 def main() -> None:
-    parser = parser_of(NAME, __doc__, number=200, what="pairs of held-out faces")
+    parser = parser_of(NAME, __doc__, number=1000, what="pairs of held-out faces")
     given = extent_of(parser)
     faces = Faces(given)
     images = faces.held_out(2 * given.number)
     models = {"autoencoder": faces.autoencoder, "twin": faces.twin}
     distance = load_stlpips()
+    for model in models.values():
+        compile_network(model.unet, len(images))
     walks = {
         (name, codec): Walk(model=model, codec=codec, steps=steps)
         for codec, steps in (QUICK_WALKS if given.quick else WALKS).items()
@@ -97,7 +104,9 @@ def main() -> None:
         for (name, codec), walk in walks.items()
     }  # fmt: skip
     found = fill(given.out / "cells" / faces.stamp(*models.values(), pairs=len(images) // 2), cells)
-    save_png(draw({name: walks[name, "exact"] for name in models}, images), given.out / "strips.png")
+    with uncompiled():
+        strips = draw({name: walks[name, "exact"] for name in models}, images)
+    save_png(strips, given.out / "strips.png")
     rows = []
     for (name, codec), walk in walks.items():
         figures = found[f"{name}-{codec}-{walk.steps}"]
