@@ -246,7 +246,7 @@ def test_properties_have_figures_and_pictures(found):
     assert robustness.figures["a random shift of h, as long"]["mse"] > 0
     eps = robustness.figures["a random shift of eps, as large as the attribute's"]
     assert eps["mse"] > 0 and eps["grain"] > 0
-    assert len(consistency.figures["symmetric, second-order solver"]["changes"]) == 2
+    assert len(consistency.figures["symmetric, UniPC-2"]["changes"]) == 2
     (both,) = found.properties["combination"]
     assert set(both.figures) == {"n", "unedited", "smile", "glasses", "smile + glasses"}
     for several in found.properties.values():

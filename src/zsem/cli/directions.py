@@ -61,7 +61,7 @@ class Directions(Command):
     annotations: Annotated[str | None, arg(metavar="FILE")] = None
     """labels of DATA in CelebA's format, as for `zsem attributes`"""
     limit: int | None = None
-    """images of DATA to use at most, or samples to make: by default 1000, for jacobian 1"""
+    """images of DATA to use at most, or samples to make: by default 1000, for jacobian 1, for asyrp 200"""
     semantics: Annotated[str | None, arg(metavar="DIR")] = None
     """what `zsem attributes` has written, in place of RUN/semantics"""
     steps: int = 19
@@ -92,7 +92,7 @@ class Directions(Command):
     variant: Literal["corrected", "published"] = "corrected"
     """of asyrp: our recipe, or that of the paper's code"""
     iterations: int | None = None
-    """of asyrp: how long to train, by default 200, published 1000"""
+    """of asyrp: how long to train, by default 150, published 1000"""
     minutes: float | None = None
     """of asyrp: how long to train"""
     t_edit: int | None = None

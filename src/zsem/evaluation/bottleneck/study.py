@@ -19,7 +19,7 @@ from zsem.evaluation.attributes import labelled_part
 from zsem.evaluation.bottleneck.cells import Cell, Findings, read_cell
 from zsem.evaluation.bottleneck.methods import FIXED, LENGTHS, METHODS
 from zsem.evaluation.bottleneck.options import StudyOptions, check, check_networks
-from zsem.evaluation.bottleneck.properties import Property, Setting, combination, lacking, properties
+from zsem.evaluation.bottleneck.properties import SOLVER, Property, Setting, combination, lacking, properties
 from zsem.evaluation.bottleneck.workshop import Faces, Method, Reference, Workshop, plain
 from zsem.evaluation.flipping import EDIT, SHOWN, Flipping, Flips, requested
 from zsem.evaluation.keeping import digest, fingerprint, read_kept, write_kept
@@ -251,7 +251,8 @@ class HspaceStudy(Flipping):
         amounts = {method: cells[method].amount for method in ("mean", "asymmetric", "f_t") if method in cells}
         asks = "f_t" in amounts
         options = ["of_properties", "consistent_steps", *(["trained_from", LENGTHS["f_t"]] if asks else [])]
-        origin = self.origin(flips.name, "properties", asks=asks, options=options) | {"amounts": amounts}
+        origin = self.origin(flips.name, "properties", asks=asks, options=options)
+        origin |= {"amounts": amounts, "solver": SOLVER}
 
         def make() -> list[Property]:
             return properties(self.setting, flips.name, self.faces[rows[: self.options.of_properties]], amounts)
