@@ -36,7 +36,7 @@ dl.columns dt { display: inline; } dl.columns dd { display: inline; }
 dl.columns dd::after { content: ""; display: block; }
 td small { display: block; opacity: .75; font-weight: 400; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .3rem .5rem; border-bottom: 1px solid var(--line); text-align: right; }
 th { vertical-align: bottom; } td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 tr.best td { background: var(--soft); font-weight: 600; }

@@ -35,8 +35,8 @@ MEANING = (
 """What the columns mean."""
 RATES = 0.8
 """Hit rate that the best method in h should reach."""
-TOLERABLE = 1.0
-"""Leakage of a good edit at most: all others together change no more than the attribute."""
+TOLERABLE = 0.5
+"""Leakage of a good edit at most: all others together change half as much as the attribute."""
 MINUTES = 15.0
 """That f_t of one attribute should take at most."""
 ALIKE = 0.1
@@ -108,16 +108,16 @@ def summary(study: HspaceStudy) -> list[str]:
 
 
 def verdict(found: Findings) -> list[Point]:
-    """The best method in h of every attribute, and what f_t took."""
+    """The best method in h of every attribute, what f_t took, and how equal edits are over steps."""
     points = []
     for name, cells in found.cells.items():
         in_h = {m: cell for m, cell in cells.items() if METHODS[m].in_h}
         if in_h:
-            best = max(in_h, key=lambda method: in_h[method].figures.hit)
+            best = best_of(in_h)
             figures = in_h[best].figures
             beside = f" (z_sem: {seen_and_harm(cells['z_sem'])})" if "z_sem" in cells else ""
             mark = "good" if figures.hit >= RATES else "fair" if figures.hit >= RATES / 2 else "poor"
-            if mark == "good" and (figures.leakage is None or figures.leakage > TOLERABLE):
+            if mark == "good" and not tolerable(in_h[best]):
                 mark = "fair"
             said = f"{words(name)}, of {figures.n} images: {METHODS[best].title} {seen_and_harm(in_h[best])}{beside}."
             points.append(Point(text=said, mark=mark))
@@ -128,6 +128,17 @@ def verdict(found: Findings) -> list[Point]:
     for name, several in found.properties.items():
         points += [consistent(name, one) for one in several if one.name == CONSISTENCY]
     return points
+
+
+def best_of(cells: Mapping[str, Cell]) -> str:
+    """The method whose edits are seen most often, of those that change little else where there are such."""
+    return max(cells, key=lambda method: (tolerable(cells[method]), cells[method].figures.hit))
+
+
+def tolerable(cell: Cell) -> bool:
+    """Whether an edit changes mostly what it should."""
+    leakage = cell.figures.leakage
+    return cell.figures.change >= MOVED and leakage is not None and leakage <= TOLERABLE
 
 
 def seen_and_harm(cell: Cell) -> str:
@@ -141,7 +152,7 @@ def consistent(name: str, one: Property) -> Point:
     steps, off = ", ".join(map(str, one.figures["steps"])), one.figures[SYMMETRIC]["off"]
     if off is None:
         last = one.figures["steps"][-1]
-        return Point(text=f"{words(name)}: over {last} steps the judge's logit does not change: nothing to compare.")
+        return Point(text=f"{words(name)}: over {last} steps the judge's logit hardly changes: nothing to compare.")
     others = {what: one.figures.get(walk, {}).get("off") for what, walk in (("f_t", TRAINED), ("published", PUBLISHED))}
     known = ", ".join(f"{what}: {value:.0%}" for what, value in others.items() if value is not None)
     beside = f" ({known})" if known else ""
@@ -152,8 +163,8 @@ def consistent(name: str, one: Property) -> Point:
 def attribute(name: str, cells: Mapping[str, Cell], originals: Mapping[str, Tensor]) -> Section:
     """One attribute: a row for each method, and their pictures."""
     rows = [row(method, cell) for method, cell in cells.items()]
-    in_h = [number for number, method in enumerate(cells) if METHODS[method].in_h]
-    best = sorted(in_h, key=lambda number: -list(cells.values())[number].figures.hit)[:1]
+    in_h = {method: cell for method, cell in cells.items() if METHODS[method].in_h}
+    best = [list(cells).index(best_of(in_h))] if in_h else []
     pictures = {**originals, **{METHODS[method].title: cell.pictures for method, cell in cells.items()}}
     figures = asdict(next(iter(cells.values())).figures)
     return Section(

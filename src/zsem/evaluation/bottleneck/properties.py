@@ -37,6 +37,8 @@ SYMMETRIC, PUBLISHED, TRAINED = "symmetric, UniPC-2", "asymmetric, scaled as pub
 """The processes that are compared there."""
 SOLVER = "unipc"
 """Of the symmetric ones; its corrector brings ten steps nearer to many."""
+LEAST_CHANGE = 0.05
+"""Of a mean logit: less is nothing to compare with."""
 RANDOM_DRAW = 6
 COMPARED = 16
 """Training images whose f_t is compared."""
@@ -307,7 +309,8 @@ def consistency(case: Case) -> Property:
             plain, edited = walk(number, 0.0), walk(number, amounts[title])
             changes.append(float((case.logits(edited) - case.logits(plain)).mean()))
             pictures[f"{title}, {number}"] = case.shown(edited)
-        off = max(abs(change / changes[-1] - 1) for change in changes) if changes[-1] else None
+        moved = abs(changes[-1]) >= LEAST_CHANGE
+        off = max(abs(change / changes[-1] - 1) for change in changes) if moved else None
         figures[title] = {"changes": changes, "off": off}
         rows.append({
             "process": title, **{f"{number} steps": f"{c:+.2f}" for number, c in zip(steps, changes, strict=True)},
