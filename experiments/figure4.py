@@ -6,7 +6,8 @@
 Held-out faces are encoded and what lies between each and the next is decoded: by the autoencoder from z on a straight
 line, x_T on a great circle and what belongs to x_T on a straight line, by its unconditional twin from x_T on a great
 circle alone. PPL is the mean of ST-LPIPS(x(t), x(t + e)) / e^2 at one t for each pair, e = 0.001; the paper has LPIPS
-at 128 px, so compare within this table alone. strips.png has the same faces in both.
+at 128 px, so compare within this table alone. Neighbouring ways share a face, which the intervals do not know of.
+strips.png has the same faces in both.
 """
 
 from __future__ import annotations

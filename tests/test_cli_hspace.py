@@ -370,6 +370,16 @@ def test_a_folder_of_diffusers(zsem, few, tmp_path):
         (("edit", "RUN", "FEW", "--direction", "DIR/hat.safetensors", "--mode", "asymmetric"), "ends with --t-edit"),
         (("edit", "RUN", "FEW", "--direction", "DIR/x.safetensors", "--t-edit", "9"), "leave out --mode, --t-edit"),
         (("edit", "RUN", "FEW", "--direction", "DIR/z.safetensors", "--gain", "2"), "--gain means nothing for"),
+        (("edit", "RUN", "FEW", "--direction", "DIR/x.safetensors", "--gain", "2"), "--reach and --gain"),
+        (
+            ("edit", "RUN", "FEW", "--direction", "DIR/hat.safetensors", "--mode", "asymmetric", "--t-edit", "9",
+             "--gain", "2"),
+            "--gain goes with --mode symmetric",
+        ),
+        (
+            ("edit", "RUN", "FEW", "--direction", "DIR/side.safetensors", "--reach", "--t-edit", "600"),
+            "below t_edit = 600",
+        ),
         (("edit", "RUN", "FEW", "--content", "FEW/00.png", "--gamma", "2"), "--gamma must lie in 0..1, not 2"),
         (("edit", "RUN", "FEW", "--content", "FEW"), "holds several images: give one file"),
         (("edit", "RUN", "FEW", "--content", "FEW", "--set", "a=1"), "with either --set"),

@@ -92,6 +92,8 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
     ends = _phases(command, model, [one for _, one in terms])
     forced = {t for t in (ends.t_edit, ends.t_boost) if t > 0}
     symmetrical = command.mode == "symmetric"
+    if not symmetrical and command.gain is not None:
+        raise ZsemError("--gain goes with --mode symmetric: leave it out, or give a larger AMOUNT")
     summed: list[tuple[float, Shift]] = [
         (amount if symmetrical else amount * step_share(one, command.steps), one) for amount, one in terms
     ]
@@ -100,6 +102,11 @@ def _with_shift(command: Edit, model: Editable, terms: Terms) -> Callable[[Image
         for _, direction in terms:
             if not isinstance(direction, Direction) or direction.slope is None or len(direction.timesteps) != 1:
                 raise ZsemError(f"--reach is for boundaries, and {direction.name} is none: leave it out")
+            if direction.timesteps[0] < ends.t_edit:
+                raise ZsemError(
+                    f"{direction.name} lies at timestep {direction.timesteps[0]:g}, below t_edit = {ends.t_edit:g}, "
+                    "where nothing is edited: say --t-edit 0"
+                )
             forced.add(direction.timesteps[0])
         summed = [(1.0, Reach(direction, amount)) for amount, direction in reached]
     gain, everything = 1.0 if command.gain is None else command.gain, Shifts(summed)
@@ -147,8 +154,11 @@ def _at_level(command: Edit, model: Editable, terms: Terms) -> Callable[[ImageSe
     from zsem.hspace.jacobian import moved, to_level
     from zsem.values.direction import Direction
 
-    if command.t_edit is not None or command.t_boost is not None or command.reach or command.mode != "symmetric":
-        raise ZsemError("directions in x move images at one timestep of their own: leave out --mode, --t-edit, --reach")
+    given = (command.t_edit, command.t_boost, command.gain) != (None, None, None)
+    if given or command.reach or command.mode != "symmetric":
+        raise ZsemError(
+            "directions in x move images at one timestep of their own: leave out --mode, --t-edit, --reach and --gain"
+        )
     directions = [(amount, one) for amount, one in terms if isinstance(one, Direction)]
     timestep = round(directions[0][1].timesteps[0])
 

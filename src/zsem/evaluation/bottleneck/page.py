@@ -143,7 +143,7 @@ def tolerable(cell: Cell) -> bool:
 
 def seen_and_harm(cell: Cell) -> str:
     """How often an edit is seen, and what else it changes."""
-    harm = cell.figures.leakage
+    harm = cell.figures.leakage if cell.figures.change >= MOVED else None
     return f"seen in {cell.figures.hit:.0%}" + ("" if harm is None else f" with a leakage of {harm:.2f}")
 
 
